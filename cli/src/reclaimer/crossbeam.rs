@@ -1,0 +1,106 @@
+//! The peer: crossbeam-epoch's default collector, over the global allocator.
+//!
+//! In timed runs it is used as its own documentation has it: `defer_unchecked` with a closure that frees. In the verify
+//! run the closure also poisons and counts.
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use crossbeam_epoch::{self as epoch, Guard};
+
+use super::{Account, Reclaimer, Retired, Setup, memory};
+use crate::index::node::Node;
+
+/// crossbeam-epoch.
+pub(crate) struct Crossbeam {
+    /// In the verify run: how many objects the deferred closures have freed. Never freed itself: they outlive anything.
+    freed: Option<&'static AtomicU64>,
+}
+
+// SAFETY: crossbeam runs a deferred closure only after every guard that was alive when it was deferred is gone.
+unsafe impl Reclaimer for Crossbeam {
+    type Guard<'r> = Guard;
+
+    fn new(setup: Setup) -> Crossbeam {
+        Crossbeam { freed: setup.verify.then(|| &*Box::leak(Box::new(AtomicU64::new(0)))) }
+    }
+
+    #[inline]
+    fn pin(&self) -> Guard {
+        epoch::pin()
+    }
+
+    fn new_node(&self, node: Node) -> NonNull<Node> {
+        let place = memory::allocate(Layout::new::<Node>()).cast();
+        // SAFETY: fresh memory of a node's layout.
+        unsafe { place.write(node) };
+        place
+    }
+
+    unsafe fn free_node(&self, node: NonNull<Node>) {
+        // SAFETY: the caller's; `new_node` used this layout.
+        unsafe { memory::free(node.cast(), Layout::new::<Node>()) };
+    }
+
+    unsafe fn retire_node(&self, section: &Guard, node: NonNull<Node>) {
+        // SAFETY: the caller's; a node is retired like any memory, it has nothing to drop.
+        unsafe { self.retire_list(section, node.cast(), Layout::new::<Node>()) };
+    }
+
+    fn alloc_list(&self, layout: Layout) -> NonNull<u8> {
+        memory::allocate(layout)
+    }
+
+    unsafe fn free_list(&self, list: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's.
+        unsafe { memory::free(list, layout) };
+    }
+
+    #[inline]
+    unsafe fn retire_list(&self, section: &Guard, list: NonNull<u8>, layout: Layout) {
+        if let Some(freed) = self.freed {
+            // SAFETY: when it runs, no section can see the memory; it was retired once and is freed here. The pointer
+            // may go to another thread: nobody else will use it.
+            unsafe {
+                section.defer_unchecked(move || {
+                    memory::poison_and_free(list, layout);
+                    freed.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+        } else {
+            // SAFETY: as above.
+            unsafe { section.defer_unchecked(move || memory::free(list, layout)) };
+        }
+    }
+
+    /// Asks the collector to advance until a closure deferred now has run: it has no other way to wait.
+    fn grace_period(&self) -> bool {
+        let over = Arc::new(AtomicBool::new(false));
+        let section = epoch::pin();
+        let told = Arc::clone(&over);
+        // Release: with the Acquire below; the closure is all that ran before.
+        section.defer(move || told.store(true, Ordering::Release));
+        section.flush();
+        drop(section);
+        // Acquire: with the Release in the closure.
+        while !over.load(Ordering::Acquire) {
+            epoch::pin().flush();
+            thread::yield_now();
+        }
+        true
+    }
+
+    /// The threads that retired have ended, so their garbage is in the collector's queue; that is worked off in order,
+    /// so when a closure deferred now has run, all of it has.
+    fn barrier(&self) {
+        self.grace_period();
+    }
+
+    fn account(&self, retired: Retired) -> Account {
+        let left = self.freed.map_or(0, |freed| retired.objects - freed.load(Ordering::Relaxed));
+        Account { left, peak_bytes: None }
+    }
+}

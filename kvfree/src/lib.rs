@@ -1,0 +1,1 @@
+//! Deferred bulk free.

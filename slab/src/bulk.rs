@@ -1,0 +1,101 @@
+//! Many objects at once: frees grouped by cache into blocks, which go to the barns whole.
+//!
+//! Handed to by [`kmalloc`](crate::kmalloc) and by `quietus-kvfree`'s reclaim; hands to [`cache`](crate::cache). Grouping never
+//! sorts and never goes to the slabs unless a barn overflows.
+
+use crate::cache::Core;
+use crate::page::{self, BlockNo};
+use crate::segment::slab_of;
+use crate::{front, large};
+
+/// Groups that are open at a time; a cache whose place is taken sends the earlier one's block off.
+const GROUPS: usize = 64;
+
+/// Blocks being filled, by cache.
+struct Groups([Option<(&'static Core, BlockNo)>; GROUPS]);
+
+impl Groups {
+    /// Adds a free object of `core`.
+    fn add(&mut self, core: &'static Core, p: *mut u8) {
+        let entry = &mut self.0[usize::from(core.id()) % GROUPS];
+        if let Some((owner, b)) = *entry {
+            // SAFETY: blocks in groups are ours.
+            if std::ptr::eq(owner, core) && unsafe { b.block().push(p) } {
+                return;
+            }
+            *entry = None;
+            owner.take_in_loose(b);
+        }
+        let fresh = if core.block_capacity() > 0 { page::page() } else { None };
+        let Some(b) = fresh else {
+            // SAFETY: the object is free and ours.
+            return unsafe { core.free_direct(&[p]) };
+        };
+        b.block().reset(core.block_capacity());
+        // SAFETY: the block is ours, and has room.
+        let pushed = unsafe { b.block().push(p) };
+        debug_assert!(pushed);
+        *entry = Some((core, b));
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        for (core, b) in self.0.iter_mut().filter_map(Option::take) {
+            core.take_in_loose(b);
+        }
+    }
+}
+
+/// Frees objects of any caches and sizes. About a nanosecond or two each from 64 on; null pointers are skipped.
+///
+/// # Safety
+/// 1. Each pointer is null or an object of this allocator that nobody uses any more, and none is there twice.
+pub unsafe fn free_bulk(objects: &[*mut u8]) {
+    if objects.len() < 8 {
+        for &p in objects.iter().filter(|p| !p.is_null()) {
+            // SAFETY: by (1).
+            unsafe { front::free(p) };
+        }
+        return;
+    }
+    let mut groups = Groups([None; GROUPS]);
+    for &p in objects.iter().filter(|p| !p.is_null()) {
+        // SAFETY: by (1).
+        let slab = unsafe { slab_of(p) };
+        match slab.cache() {
+            Some(core) => groups.add(core, p),
+            // SAFETY: by (1); without a cache it is a large allocation.
+            None => unsafe { large::free(slab) },
+        }
+    }
+}
+
+/// Hands a block full of free objects **of one cache** back whole: the block becomes a sheaf of that cache's barn, and no
+/// object is touched. An empty block goes to the page supply.
+///
+/// # Safety
+/// 1. The caller owns the block, and its objects, which belong to one cache.
+pub unsafe fn recycle(b: BlockNo) {
+    if !b.is_some() {
+        return;
+    }
+    if b.block().is_empty() {
+        return page::put_page(b);
+    }
+    // SAFETY: by (1) the block holds an object.
+    let slab = unsafe { slab_of(b.block().slot(0)) };
+    b.block().fill.store(u64::from(b.block().len()), std::sync::atomic::Ordering::Relaxed);
+    match slab.cache() {
+        Some(core) if b.block().len() * 2 >= core.block_capacity() => core.take_in(b),
+        Some(core) => {
+            b.block().cap.store(core.block_capacity().max(b.block().len()), std::sync::atomic::Ordering::Relaxed);
+            core.take_in_loose(b);
+        }
+        None => {
+            // SAFETY: by (1); large allocations do not share a block with others.
+            unsafe { free_bulk(b.block().pointers()) };
+            page::put_page(b);
+        }
+    }
+}

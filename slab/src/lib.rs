@@ -1,0 +1,81 @@
+//! A SLUB-like allocator: typed caches, size classes, blocks of free objects per CPU, and a lock-free supply of pages.
+//!
+//! The path of an allocation, outside in — each module uses only those above it in this list:
+//!
+//! `os`, `cpu` (the machine) → `source` ([`PageSource`]) → `page` (blocks: pages of pointers) → `rseq`, `percpu` (a word per CPU)
+//! → `segment`, `slab` (address → slab; bitmaps) → `node` (barn, partial slabs) → `cache` (slow paths) → `front` (fast paths) →
+//! `bulk` → `kmalloc`, `slab_box`, `typed` (the doors).
+//!
+//! ```
+//! use quietus_slab::Cache;
+//! let cache: Cache<[u64; 8]> = Cache::new("points");
+//! let a = cache.alloc([7; 8]);
+//! assert_eq!(a[3], 7);
+//! drop(a);
+//! assert_eq!(cache.stats().live, 0);
+//! ```
+//!
+//! Unsafe code is what an allocator is made of; each module says why it may.
+
+mod bulk;
+mod cache;
+mod cpu;
+mod front;
+mod kmalloc;
+mod large;
+mod node;
+mod os;
+mod page;
+mod percpu;
+#[cfg_attr(
+    not(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu", not(quietus_portable))),
+    path = "rseq_absent.rs"
+)]
+mod rseq;
+mod segment;
+mod size_class;
+mod slab;
+mod slab_box;
+mod source;
+mod stats;
+mod typed;
+
+pub use bulk::free_bulk;
+pub use cache::{POISON, all_stats};
+pub use cpu::{Topology, topology};
+pub use kmalloc::{alloc, alloc_bulk, free, set_poison, shrink, usable_size};
+pub use page::{PageStats, page_stats};
+pub use percpu::rseq_report;
+pub use segment::SLAB_BYTES;
+pub use slab_box::SlabBox;
+#[cfg(all(target_os = "linux", not(quietus_portable)))]
+pub use source::MmapSource;
+pub use source::{FailingSource, HeapSource, PageSource};
+pub use stats::CacheStats;
+pub use typed::{BuildError, Cache, CacheBuilder};
+
+/// Memory could not be had: the page source failed, or the layout cannot be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AllocError;
+
+impl std::fmt::Display for AllocError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("out of memory, or a layout that cannot be served")
+    }
+}
+
+impl std::error::Error for AllocError {}
+
+/// The parts that `quietus-kvfree` builds on: blocks, per-CPU words, recycling. Not covered by semver.
+#[doc(hidden)]
+pub mod raw {
+    pub use crate::bulk::recycle;
+    pub use crate::cache::{Core, ReclaimHook, on_dry};
+    pub use crate::kmalloc::slab;
+    pub use crate::page::{
+        BLOCK_BYTES, Block, BlockNo, SLOTS, Stack, WEIGHT_UNIT, grow, page, page_stats, put_page, set_page_limit,
+        try_page,
+    };
+    pub use crate::percpu::{Site, Stopped, Word, all_sites, is_cpu, pack, regions, sites, stop, unpack};
+    pub use crate::slab::Slab;
+}

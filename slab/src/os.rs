@@ -1,0 +1,103 @@
+//! What the allocator asks of the operating system, in one place: address space, and giving pages back.
+//!
+//! Handed to by [`page`](crate::page) (the block array), [`percpu`](crate::percpu) (the word area) and
+//! [`source`](crate::source) (segments). Linux: `mmap`, `madvise`. Elsewhere, and under `--cfg quietus_portable`, the
+//! system allocator, which has no lazy reservation, so the portable ranges are small.
+
+use std::ptr::NonNull;
+
+/// The system's page, as far as layouts are concerned. A kernel with larger pages rounds up by itself.
+pub(crate) const PAGE: usize = 4096;
+
+#[cfg(all(target_os = "linux", not(quietus_portable)))]
+mod imp {
+    use super::NonNull;
+
+    /// Reserves zeroed, lazily backed, immortal address space. `None` when the system refuses.
+    pub(crate) fn reserve(bytes: usize) -> Option<NonNull<u8>> {
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no existing memory.
+        let p = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if p == libc::MAP_FAILED { None } else { NonNull::new(p.cast()) }
+    }
+
+    /// Maps `size` bytes at a multiple of `align` (both multiples of a page): maps more and trims.
+    pub(crate) fn map_aligned(size: usize, align: usize) -> Option<NonNull<u8>> {
+        let whole = size.checked_add(align)?;
+        let base = reserve(whole)?;
+        let skip = base.as_ptr().align_offset(align);
+        // SAFETY: `skip` < `align`, so `start .. start + size` lies inside the mapping just made.
+        let start = unsafe { base.add(skip) };
+        if skip > 0 {
+            // SAFETY: the head of our own fresh mapping, which nobody has seen.
+            unsafe { unmap(base, skip) };
+        }
+        if whole - skip > size {
+            // SAFETY: the tail of our own fresh mapping, which nobody has seen.
+            unsafe { unmap(start.add(size), whole - skip - size) };
+        }
+        Some(start)
+    }
+
+    /// # Safety
+    /// 1. `base .. base + size` is whole pages mapped by this module, and nobody uses them any more.
+    pub(crate) unsafe fn unmap(base: NonNull<u8>, size: usize) {
+        // SAFETY: by (1).
+        let r = unsafe { libc::munmap(base.as_ptr().cast(), size) };
+        debug_assert_eq!(r, 0, "munmap of {size} bytes failed");
+    }
+
+    /// Gives the backing of whole pages back; they read as zero afterwards.
+    ///
+    /// # Safety
+    /// 1. `base .. base + size` is whole pages mapped by this module whose contents nobody needs.
+    pub(crate) unsafe fn purge(base: NonNull<u8>, size: usize) {
+        // SAFETY: by (1).
+        unsafe { libc::madvise(base.as_ptr().cast(), size, libc::MADV_DONTNEED) };
+    }
+
+    /// Address space for blocks: 4 GiB, a million of them. Only touched pages cost memory.
+    pub(crate) const BLOCK_RANGE: usize = 4 << 30;
+}
+
+#[cfg(not(all(target_os = "linux", not(quietus_portable))))]
+mod imp {
+    use super::{NonNull, PAGE};
+    use std::alloc::{GlobalAlloc, Layout, System};
+
+    /// Zeroed, immortal memory from the system allocator. `None` when it refuses.
+    pub(crate) fn reserve(bytes: usize) -> Option<NonNull<u8>> {
+        let layout = Layout::from_size_align(bytes, PAGE).ok()?;
+        assert!(bytes > 0);
+        // SAFETY: the size is not zero.
+        NonNull::new(unsafe { System.alloc_zeroed(layout) })
+    }
+
+    /// Room for blocks: large zeroed ranges are backed lazily by the systems we know of, but may be counted, so the
+    /// portable range is 256 MiB (65,536 blocks).
+    pub(crate) const BLOCK_RANGE: usize = 256 << 20;
+}
+
+pub(crate) use imp::*;
+
+/// `reserve`, halving the request down to `least` when the system refuses (address-space limits). Returns the size got.
+pub(crate) fn reserve_up_to(most: usize, least: usize) -> Option<(NonNull<u8>, usize)> {
+    let mut bytes = most;
+    loop {
+        if let Some(p) = reserve(bytes) {
+            return Some((p, bytes));
+        }
+        if bytes / 2 < least {
+            return None;
+        }
+        bytes /= 2;
+    }
+}

@@ -1,0 +1,225 @@
+//! Segments: 4 MiB ranges cut into 64 KiB slabs, and the way from any pointer to its slab.
+//!
+//! Handed to by [`node`](crate::node) (slabs) and [`large`](crate::large); hands to [`source`](crate::source).
+//!
+//! # Layout
+//! A segment is aligned to its size. Its first slab holds no objects but the header and one descriptor for each slab, so that
+//! pointer → descriptor is a mask, a shift and a multiplication. An allocation too large for a size class has a segment of its
+//! own whose descriptor (of the 64 KiB in which the object begins) says so.
+//!
+//! The header is reached from an object's address, through exposed provenance: the reference an object was used through covers
+//! the object alone.
+
+use crate::AllocError;
+use crate::os;
+use crate::slab::{BITMAP_WORDS, Slab};
+use crate::source::PageSource;
+use parking_lot::Mutex;
+use std::alloc::Layout;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+pub(crate) const SEGMENT: usize = 4 << 20;
+pub(crate) const SLAB_SHIFT: u32 = 16;
+/// Bytes of a slab: the objects of one cache.
+pub const SLAB_BYTES: usize = 1 << SLAB_SHIFT;
+const SLABS: usize = SEGMENT / SLAB_BYTES;
+/// Where descriptors begin in a segment.
+const DESCRIPTORS: usize = 256;
+/// End of header and descriptors.
+pub(crate) const HEADER: usize = DESCRIPTORS + SLABS * size_of::<Slab>();
+
+const _: () = assert!(HEADER <= SLAB_BYTES && SLABS == 64);
+
+#[repr(C, align(256))]
+pub(crate) struct Segment {
+    /// Slabs that are not in use, one bit each (pool lock).
+    free: AtomicU64,
+    /// Of these, slabs whose pages may be backed (pool lock).
+    dirty: AtomicU64,
+    /// Next segment of the pool (pool lock).
+    next: AtomicPtr<Segment>,
+    pool: AtomicPtr<Pool>,
+    /// Bytes mapped: more than `SEGMENT` only for a large allocation.
+    pub(crate) bytes: AtomicUsize,
+}
+
+const _: () = assert!(size_of::<Segment>() <= DESCRIPTORS);
+
+/// All bits but the header slab's.
+const ALL: u64 = !1;
+
+/// Segments of one page source.
+pub(crate) struct Pool {
+    source: &'static dyn PageSource,
+    state: Mutex<PoolState>,
+}
+
+struct PoolState {
+    head: *mut Segment,
+}
+// SAFETY: segments are immovable ranges of memory, only reached under the pool's lock.
+unsafe impl Send for PoolState {}
+
+/// The descriptor of the slab that `ptr` points into.
+///
+/// # Safety
+/// 1. `ptr` points into a live object of this allocator.
+#[inline(always)]
+pub(crate) unsafe fn slab_of(ptr: *mut u8) -> &'static Slab {
+    let address = ptr.addr();
+    let segment = address & !(SEGMENT - 1);
+    let index = (address >> SLAB_SHIFT) & (SLABS - 1);
+    let slab = std::ptr::with_exposed_provenance::<Slab>(segment + DESCRIPTORS + index * size_of::<Slab>());
+    // SAFETY: by (1) the object's segment is mapped, and its descriptors were initialised before the object was handed out.
+    unsafe { &*slab }
+}
+
+impl Segment {
+    fn slab(&self, index: usize) -> *mut Slab {
+        std::ptr::with_exposed_provenance_mut(std::ptr::from_ref(self).addr() + DESCRIPTORS + index * size_of::<Slab>())
+    }
+    /// The segment of a descriptor.
+    pub(crate) fn of(slab: &Slab) -> &'static Segment {
+        let base = std::ptr::from_ref(slab).addr() & !(SEGMENT - 1);
+        // SAFETY: descriptors live in the header of a mapped segment, whose range was exposed when it was mapped.
+        unsafe { &*std::ptr::with_exposed_provenance::<Segment>(base) }
+    }
+}
+
+/// First byte of a slab.
+pub(crate) fn start_of(slab: &Slab) -> *mut u8 {
+    let address = std::ptr::from_ref(slab).addr();
+    let base = address & !(SEGMENT - 1);
+    let index = (address - base - DESCRIPTORS) / size_of::<Slab>();
+    std::ptr::with_exposed_provenance_mut(base + index * SLAB_BYTES)
+}
+
+fn layout(bytes: usize) -> Layout {
+    Layout::from_size_align(bytes, SEGMENT).expect("segment layout")
+}
+
+impl Pool {
+    pub(crate) const fn new(source: &'static dyn PageSource) -> Self {
+        Pool { source, state: Mutex::new(PoolState { head: std::ptr::null_mut() }) }
+    }
+
+    fn map(&'static self, bytes: usize) -> Result<&'static Segment, AllocError> {
+        let range = self.source.map(layout(bytes))?;
+        range.as_ptr().expose_provenance();
+        let segment = range.cast::<Segment>();
+        // SAFETY: the range is ours, zeroed, aligned, larger than the header; all zero is a valid `Segment`.
+        let segment: &'static Segment = unsafe { segment.as_ref() };
+        segment.pool.store(std::ptr::from_ref(self).cast_mut(), Relaxed);
+        segment.bytes.store(bytes, Relaxed);
+        Ok(segment)
+    }
+
+    /// A slab that belongs to nobody. May map a segment.
+    pub(crate) fn take_slab(&'static self) -> Result<&'static Slab, AllocError> {
+        let mut state = self.state.lock();
+        let mut at = state.head;
+        // SAFETY: segments on the list are mapped; the lock is held.
+        while let Some(segment) = unsafe { at.as_ref() } {
+            if segment.free.load(Relaxed) != 0 {
+                return Ok(self.carve(segment));
+            }
+            at = segment.next.load(Relaxed);
+        }
+        let segment = self.map(SEGMENT)?;
+        segment.free.store(ALL, Relaxed);
+        segment.next.store(state.head, Relaxed);
+        state.head = std::ptr::from_ref(segment).cast_mut();
+        Ok(self.carve(segment))
+    }
+
+    /// Takes the lowest free slab of a segment (pool lock held).
+    fn carve(&self, segment: &'static Segment) -> &'static Slab {
+        let free = segment.free.load(Relaxed);
+        let index = free.trailing_zeros() as usize;
+        segment.free.store(free & (free - 1), Relaxed);
+        segment.dirty.store(segment.dirty.load(Relaxed) | 1 << index, Relaxed);
+        // SAFETY: the descriptor lies in the header; all zero is a valid `Slab`, and nobody else uses a free slab's.
+        unsafe { &*segment.slab(index) }
+    }
+
+    /// Takes a slab back. Its pages stay backed until [`purge`](Self::purge).
+    pub(crate) fn put_slab(&'static self, slab: &'static Slab) {
+        let segment = Segment::of(slab);
+        debug_assert!(std::ptr::eq(segment.pool.load(Relaxed), self));
+        let index = (std::ptr::from_ref(slab).addr() & (SEGMENT - 1)).saturating_sub(DESCRIPTORS) / size_of::<Slab>();
+        let _state = self.state.lock();
+        let free = segment.free.load(Relaxed);
+        debug_assert_eq!(free & 1 << index, 0, "slab given back twice");
+        segment.free.store(free | 1 << index, Relaxed);
+    }
+
+    /// Gives the pages of free slabs back to the source, and whole segments but one. Returns bytes given back.
+    pub(crate) fn purge(&'static self) -> usize {
+        let mut state = self.state.lock();
+        let mut given = 0;
+        let mut spare = false;
+        let mut list = std::mem::replace(&mut state.head, std::ptr::null_mut());
+        // SAFETY: segments on the list are mapped; the lock is held.
+        while let Some(segment) = unsafe { list.as_ref() } {
+            let this = list;
+            list = segment.next.load(Relaxed);
+            let free = segment.free.load(Relaxed);
+            let dirty = segment.dirty.load(Relaxed) & free;
+            given += dirty.count_ones() as usize * SLAB_BYTES;
+            if free == ALL && std::mem::replace(&mut spare, true) {
+                // SAFETY: every slab is free, so nobody uses the segment, and it is off the list.
+                unsafe { self.source.unmap(NonNull::new_unchecked(this.cast()), layout(SEGMENT)) };
+                continue;
+            }
+            for index in (1..SLABS).filter(|i| dirty & 1 << i != 0) {
+                // SAFETY: whole pages of a free slab.
+                unsafe {
+                    let start = NonNull::new_unchecked(this.cast::<u8>().add(index * SLAB_BYTES));
+                    self.source.purge(start, SLAB_BYTES);
+                }
+            }
+            segment.dirty.store(segment.dirty.load(Relaxed) & !free, Relaxed);
+            segment.next.store(state.head, Relaxed);
+            state.head = this;
+        }
+        given
+    }
+
+    /// A range for one object that begins `offset` bytes into it; its descriptor is the second result.
+    pub(crate) fn map_large(
+        &'static self,
+        size: usize,
+        offset: usize,
+    ) -> Result<(NonNull<u8>, &'static Slab), AllocError> {
+        let bytes = offset.checked_add(size).ok_or(AllocError)?.checked_next_multiple_of(os::PAGE).ok_or(AllocError)?;
+        if bytes > isize::MAX as usize - SEGMENT {
+            return Err(AllocError);
+        }
+        let segment = self.map(bytes)?;
+        // SAFETY: `offset` lies inside the mapped range; the header slab holds all descriptors (see `large`).
+        unsafe {
+            let base = std::ptr::from_ref(segment).cast::<u8>().cast_mut();
+            let object = NonNull::new_unchecked(std::ptr::with_exposed_provenance_mut::<u8>(base.addr() + offset));
+            Ok((object, &*segment.slab(offset >> SLAB_SHIFT)))
+        }
+    }
+
+    /// # Safety
+    /// 1. `slab` is the descriptor of a large allocation of this pool that nobody uses any more.
+    pub(crate) unsafe fn unmap_large(slab: &Slab) {
+        let segment = Segment::of(slab);
+        let bytes = segment.bytes.load(Relaxed);
+        // SAFETY: pools live for ever.
+        let pool = unsafe { &*segment.pool.load(Relaxed) };
+        // SAFETY: by (1); mapped by `map` with this layout.
+        unsafe { pool.source.unmap(NonNull::from(segment).cast(), layout(bytes)) };
+    }
+
+    /// Does this pool take from `source`?
+    pub(crate) fn is_of(&self, source: &'static dyn PageSource) -> bool {
+        std::ptr::addr_eq(self.source, source)
+    }
+}
+
+const _: () = assert!(BITMAP_WORDS * 64 * 16 == SLAB_BYTES);

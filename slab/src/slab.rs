@@ -1,0 +1,184 @@
+//! A slab: 64 KiB of equal objects of one cache, described out of band.
+//!
+//! Handed to by [`node`](crate::node), under whose lock all of it but the hot line is read and written; lives in the header of
+//! its [`segment`](crate::segment).
+//!
+//! # Layout
+//! The first cache line is what a free or a retire reads, and constant while the slab holds objects. Free objects are set bits of
+//! a bitmap: it works with constructed objects, survives a use after free, and shows a double free.
+
+use crate::cache::Core;
+use crate::page::WEIGHT_UNIT;
+use crate::segment::{SLAB_BYTES, start_of};
+use std::sync::atomic::{AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+pub(crate) const BITMAP_WORDS: usize = 64;
+
+/// See the module. All zero: in nobody's hands.
+#[repr(C, align(64))]
+pub struct Slab {
+    /// The cache; null for a large allocation.
+    cache: AtomicPtr<Core>,
+    /// Per-CPU word of the cache, for a free by address.
+    word: AtomicU32,
+    /// Bytes of one object in units of 16.
+    weight: AtomicU32,
+    /// Which lane of kvfree its objects take: the cache's id, or 0 for the mixed lane.
+    lane: AtomicU16,
+    node: AtomicU16,
+    /// Reciprocal of the stride, 2^32 / stride rounded up.
+    reciprocal: AtomicU32,
+    /// Bytes from one object to the next.
+    stride: AtomicU32,
+    objects: AtomicU16,
+    free: AtomicU16,
+    prev: AtomicPtr<Slab>,
+    next: AtomicPtr<Slab>,
+    pad: AtomicU64,
+    bits: [AtomicU64; BITMAP_WORDS],
+}
+
+const _: () = assert!(size_of::<Slab>() == 64 + BITMAP_WORDS * 8);
+const _: () = assert!(WEIGHT_UNIT == 16);
+
+impl Slab {
+    /// Gives the slab to a cache, all objects free.
+    pub(crate) fn assign(&self, cache: &'static Core, node: u16) {
+        let stride = cache.stride();
+        let objects = (SLAB_BYTES as u32 / stride) as u16;
+        self.stride.store(stride, Relaxed);
+        self.reciprocal.store(((1u64 << 32).div_ceil(u64::from(stride))) as u32, Relaxed);
+        self.objects.store(objects, Relaxed);
+        self.free.store(objects, Relaxed);
+        self.node.store(node, Relaxed);
+        self.word.store(cache.word().get(), Relaxed);
+        self.weight.store(stride.div_ceil(WEIGHT_UNIT as u32), Relaxed);
+        self.lane.store(cache.lane(), Relaxed);
+        self.cache.store(std::ptr::from_ref(cache).cast_mut(), Relaxed);
+        self.prev.store(std::ptr::null_mut(), Relaxed);
+        self.next.store(std::ptr::null_mut(), Relaxed);
+        for (i, word) in self.bits.iter().enumerate() {
+            let left = usize::from(objects).saturating_sub(i * 64);
+            word.store(if left >= 64 { u64::MAX } else { (1u64 << left) - 1 }, Relaxed);
+        }
+    }
+
+    /// Makes this the descriptor of one large object.
+    pub(crate) fn assign_large(&self, bytes: usize) {
+        self.cache.store(std::ptr::null_mut(), Relaxed);
+        self.word.store(crate::percpu::Word::NONE.get(), Relaxed);
+        self.weight.store(bytes.div_ceil(WEIGHT_UNIT).min(MOST_WEIGHT as usize) as u32, Relaxed);
+        self.lane.store(0, Relaxed);
+    }
+
+    /// The cache; `None` for a large allocation.
+    #[inline]
+    pub(crate) fn cache(&self) -> Option<&'static Core> {
+        // SAFETY: cache cores live for ever (their memory is reused for other caches only).
+        unsafe { self.cache.load(Relaxed).as_ref() }
+    }
+    /// Per-CPU word of the cache.
+    #[inline(always)]
+    pub(crate) fn word(&self) -> u32 {
+        self.word.load(Relaxed)
+    }
+    /// Which lane of kvfree objects of this slab take; 0: the mixed one.
+    #[inline(always)]
+    pub fn lane(&self) -> u16 {
+        self.lane.load(Relaxed)
+    }
+    /// Bytes of an object in units of [`WEIGHT_UNIT`], at most 2^28.
+    #[inline(always)]
+    pub fn weight(&self) -> u32 {
+        self.weight.load(Relaxed)
+    }
+    pub(crate) fn node(&self) -> u16 {
+        self.node.load(Relaxed)
+    }
+    pub(crate) fn free(&self) -> u16 {
+        self.free.load(Relaxed)
+    }
+    pub(crate) fn is_empty(&self) -> bool {
+        self.free() == self.objects.load(Relaxed)
+    }
+
+    /// Takes up to `most` free objects, lowest addresses last (so that a block pops them first). Node lock held.
+    pub(crate) fn take(&self, most: u32, mut give: impl FnMut(*mut u8)) -> u32 {
+        let start = start_of(self);
+        let stride = self.stride.load(Relaxed) as usize;
+        let mut taken = 0;
+        for (i, word) in self.bits.iter().enumerate().rev() {
+            if taken == most {
+                break;
+            }
+            let mut bits = word.load(Relaxed);
+            while bits != 0 && taken < most {
+                let bit = 63 - bits.leading_zeros() as usize;
+                bits &= !(1 << bit);
+                give(start.with_addr(start.addr() + (i * 64 + bit) * stride));
+                taken += 1;
+            }
+            word.store(bits, Relaxed);
+        }
+        self.free.store(self.free() - taken as u16, Relaxed);
+        taken
+    }
+
+    /// Puts an object back; false (and nothing done) if it is free already or no object begins there. Node lock held.
+    pub(crate) fn put(&self, ptr: *mut u8) -> bool {
+        let offset = ptr.addr().wrapping_sub(start_of(self).addr());
+        let Some(index) = self.index(offset) else { return false };
+        let (word, bit) = (&self.bits[index / 64], 1u64 << (index % 64));
+        let old = word.load(Relaxed);
+        if old & bit != 0 {
+            return false;
+        }
+        word.store(old | bit, Relaxed);
+        self.free.store(self.free() + 1, Relaxed);
+        true
+    }
+
+    /// Which object begins at `offset`.
+    fn index(&self, offset: usize) -> Option<usize> {
+        if offset >= SLAB_BYTES {
+            return None;
+        }
+        let index = ((offset as u64 * u64::from(self.reciprocal.load(Relaxed))) >> 32) as usize;
+        let exact = index * self.stride.load(Relaxed) as usize == offset;
+        (exact && index < usize::from(self.objects.load(Relaxed))).then_some(index)
+    }
+
+    pub(crate) fn next(&self) -> *mut Slab {
+        self.next.load(Relaxed)
+    }
+    pub(crate) fn set_links(&self, prev: *mut Slab, next: *mut Slab) {
+        self.prev.store(prev, Relaxed);
+        self.next.store(next, Relaxed);
+    }
+    pub(crate) fn prev(&self) -> *mut Slab {
+        self.prev.load(Relaxed)
+    }
+
+    /// Invariants; run at flush in debug builds, under the node lock.
+    pub(crate) fn check(&self) {
+        let set: u32 = self.bits.iter().map(|w| w.load(Relaxed).count_ones()).sum();
+        debug_assert_eq!(set, u32::from(self.free()), "bitmap and free count of a slab disagree");
+    }
+}
+
+/// A weight is at most this, so that a block's sum stays inside 32 bits.
+const MOST_WEIGHT: u32 = 1 << 22;
+
+#[cfg(test)]
+mod tests {
+    /// The reciprocal finds the object of every offset, for every stride.
+    #[test]
+    fn reciprocals_are_exact() {
+        for stride in (16u64..=32768).step_by(8) {
+            let r = (1u64 << 32).div_ceil(stride);
+            for offset in [0, 1, stride - 1, stride, stride + 1, 65535 / stride * stride, 65535] {
+                assert_eq!((offset * r) >> 32, offset / stride, "stride {stride} offset {offset}");
+            }
+        }
+    }
+}

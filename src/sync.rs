@@ -1,0 +1,120 @@
+//! The concurrency primitives everything else is built from: the standard library's, or loom's under
+//! `--cfg quietus_loom`, behind one set of names.
+//!
+//! Nobody hands anything to this module; every module below takes its atomics, its one mutex, its cells and the number
+//! of the calling thread from here. Statistics are the exception: [`stat`] is never instrumented, because a counter
+//! that orders nothing should not multiply the executions that a model has to look at.
+//!
+//! # Ordering
+//!
+//! None of its own. [`Mutex`] orders as a mutex does: an unlock happens before the next successful lock.
+
+#[cfg(quietus_loom)]
+mod imp {
+    pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
+    pub(crate) use loom::thread::yield_now;
+
+    /// loom's mutex behind parking_lot's signatures.
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Mutex(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn try_lock(&self) -> Option<loom::sync::MutexGuard<'_, T>> {
+            self.0.try_lock().ok()
+        }
+    }
+
+    loom::thread_local! {
+        static NUMBER: u64 = super::next_number();
+    }
+
+    /// The calling model thread's number: never 0, never used twice.
+    pub(crate) fn thread_number() -> u64 {
+        NUMBER.with(|number| *number)
+    }
+
+    pub(crate) use loom::cell::UnsafeCell;
+}
+
+#[cfg(not(quietus_loom))]
+mod imp {
+    pub(crate) use parking_lot::Mutex;
+    pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering, compiler_fence, fence};
+    pub(crate) use std::thread::yield_now;
+
+    use std::cell::Cell;
+
+    thread_local! {
+        static NUMBER: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// The calling thread's number: never 0, never used twice in the life of the process.
+    #[inline]
+    pub(crate) fn thread_number() -> u64 {
+        match NUMBER.try_with(Cell::get) {
+            Ok(number) if number != 0 => number,
+            _ => thread_number_slow(),
+        }
+    }
+
+    #[cold]
+    fn thread_number_slow() -> u64 {
+        let number = super::next_number();
+        // Where thread-locals are destroyed, a late caller gets a new number each time: what it claims under that
+        // number is still its own, it merely cannot be recognised as such later.
+        let _ = NUMBER.try_with(|cell| cell.set(number));
+        number
+    }
+
+    /// The standard cell with loom's two accessors, which is all that is used here.
+    pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+    impl<T> UnsafeCell<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            UnsafeCell(std::cell::UnsafeCell::new(value))
+        }
+
+        #[inline]
+        pub(crate) fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+            f(self.0.get())
+        }
+
+        #[inline]
+        pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+            f(self.0.get())
+        }
+    }
+}
+
+pub(crate) use imp::*;
+
+/// Counters and hints: always the standard library's atomics, always `Relaxed`, never part of a proof.
+pub(crate) mod stat {
+    pub(crate) use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+}
+
+fn next_number() -> u64 {
+    static NEXT: stat::AtomicU64 = stat::AtomicU64::new(1);
+    NEXT.fetch_add(1, stat::Relaxed)
+}
+
+/// A value that shares its cache line, and the one the hardware fetches with it, with nothing else.
+#[repr(align(128))]
+pub(crate) struct Line<T>(pub(crate) T);
+
+/// Declares a constructor that is `const`, except under loom, whose atomics have no `const` constructors.
+macro_rules! const_unless_loom {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),*) -> $out:ty $body:block) => {
+        #[cfg(not(quietus_loom))]
+        $(#[$meta])*
+        $vis const fn $name($($arg: $ty),*) -> $out $body
+
+        #[cfg(quietus_loom)]
+        $(#[$meta])*
+        $vis fn $name($($arg: $ty),*) -> $out $body
+    };
+}
+pub(crate) use const_unless_loom;
