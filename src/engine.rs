@@ -119,7 +119,7 @@ impl Engine {
     }
 
     #[inline(always)]
-    fn store_current(&self, slot: &Slot) {
+    pub(crate) fn store_current(&self, slot: &Slot) {
         let current = self.sequence.enter();
         membarrier::interrupt();
         // Release: pairs with the load in scan: the slot's previous section (D), the sequence read (A).
@@ -269,6 +269,17 @@ impl Engine {
     /// The current number: a cookie taken now would be one more.
     pub(crate) fn current(&self) -> u64 {
         self.sequence.current()
+    }
+
+    /// Ends every section there is: the domain is going, and only leaked guards are left.
+    ///
+    /// # Safety
+    ///
+    /// 1. Nothing is read through any of them any more.
+    #[cfg(not(quietus_loom))]
+    pub(crate) unsafe fn abandon_sections(&self) {
+        // SAFETY: (1) is contract 1.
+        unsafe { self.registry.abandon_sections() };
     }
 
     /// In a forked child, before it uses the engine: drops the grace period that a vanished thread may have been

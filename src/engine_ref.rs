@@ -40,7 +40,7 @@ impl EngineRef {
     pub(crate) fn inside(&self) -> bool {
         match self {
             EngineRef::Global => local::is_inside_global(),
-            EngineRef::Private(engine) => engine.is_inside(),
+            EngineRef::Private(engine) => local::is_inside_private(engine),
         }
     }
 

@@ -24,6 +24,13 @@ mod engine_ref;
 #[cfg(not(quietus_loom))]
 pub mod memb;
 
+#[cfg(not(quietus_loom))]
+mod stats;
+#[cfg(not(quietus_loom))]
+mod domain;
+#[cfg(not(quietus_loom))]
+mod cell;
+
 #[cfg(quietus_loom)]
 #[doc(hidden)]
 pub mod model;
@@ -31,5 +38,16 @@ pub mod model;
 pub use atomic::{Atomic, Shared};
 #[cfg(not(quietus_loom))]
 pub use memb::{DomainGuard, Guard, pin, synchronize};
+#[cfg(not(quietus_loom))]
+pub use cell::{Rcu, Retired};
+#[cfg(not(quietus_loom))]
+pub use domain::{Builder, Cookie, Domain};
+#[cfg(not(quietus_loom))]
+pub use stats::Stats;
+pub use quietus_kvfree as kvfree;
+pub use quietus_slab as slab;
 pub use section::Section;
 pub use wait::InsideSection;
+
+#[cfg(all(test, not(quietus_loom)))]
+mod tests;

@@ -123,15 +123,32 @@ struct Entry {
 /// The calling thread's slot of a private engine, claimed if it has none.
 #[inline]
 pub(crate) fn private_slot(engine: &Arc<Engine>) -> &Slot {
-    // SAFETY: LAST is null or points to an entry of this thread's list; it is cleared before entries are dropped.
-    if let Some(last) = LAST.try_with(Cell::get).ok().and_then(|last| unsafe { last.as_ref() }) {
-        if last.engine.as_ptr() == Arc::as_ptr(engine) {
-            // SAFETY: the weak reference keeps the allocation, so the address means `engine` and no other; its slots
-            // live as long as it does, and the caller holds it.
-            return unsafe { &*last.slot };
-        }
+    match last_slot(engine) {
+        Some(slot) => slot,
+        None => private_slot_slow(engine),
     }
-    private_slot_slow(engine)
+}
+
+/// The slot, if `engine` is the one that was last asked for.
+#[inline]
+fn last_slot(engine: &Arc<Engine>) -> Option<&Slot> {
+    // SAFETY: LAST is null or points to an entry of this thread's list; it is cleared before entries are dropped.
+    let last = unsafe { LAST.try_with(Cell::get).ok()?.as_ref() }?;
+    if last.engine.as_ptr() != Arc::as_ptr(engine) {
+        return None;
+    }
+    // SAFETY: the weak reference keeps the allocation, so the address means `engine` and no other; its slots live as long
+    // as it does, and the caller holds it.
+    Some(unsafe { &*last.slot })
+}
+
+/// Whether the calling thread is inside a section of a private engine.
+#[inline]
+pub(crate) fn is_inside_private(engine: &Arc<Engine>) -> bool {
+    match last_slot(engine) {
+        Some(slot) => slot.is_inside(),
+        None => engine.is_inside(),
+    }
 }
 
 #[cold]

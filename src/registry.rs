@@ -153,8 +153,8 @@ impl Registry {
             // Relaxed: only to spare the line a failing exchange.
             let vacant = slot.owner.load(Ordering::Relaxed) == 0;
             // Acquire: pairs with the owner store of give_up (J).
-            let claimed = vacant
-                && slot.owner.compare_exchange(0, thread, Ordering::Acquire, Ordering::Relaxed).is_ok();
+            let claimed =
+                vacant && slot.owner.compare_exchange(0, thread, Ordering::Acquire, Ordering::Relaxed).is_ok();
             if claimed {
                 self.vacant.fetch_sub(1, Relaxed);
             }
@@ -227,6 +227,19 @@ impl Registry {
     /// 1. `slot` was returned by an [`iter`](Registry::iter) of this registry.
     pub(crate) unsafe fn iter_from(&self, slot: *const Slot) -> Iter<'_> {
         Iter { next: slot.cast_mut(), _registry: self }
+    }
+
+    /// Ends every section there is.
+    ///
+    /// # Safety
+    ///
+    /// 1. Nothing is read through any of them any more.
+    #[cfg(not(quietus_loom))]
+    pub(crate) unsafe fn abandon_sections(&self) {
+        for slot in self.iter() {
+            // Release: pairs with the load in scan (C); the sections ended before the caller could know (contract 1).
+            slot.seq.store(0, Ordering::Release);
+        }
     }
 
     /// In a forked child: every slot that is not `me`'s belonged to a thread that does not exist here.

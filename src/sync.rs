@@ -14,18 +14,58 @@ mod imp {
     pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
     pub(crate) use loom::thread::yield_now;
 
-    /// loom's mutex behind parking_lot's signatures.
-    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+    /// A try-lock with parking_lot's signatures. Not loom's own: that one makes a thread in `try_lock` wait for the
+    /// holder, which may in turn wait for that thread to answer its heavy fence.
+    pub(crate) struct Mutex<T> {
+        locked: AtomicU64,
+        value: UnsafeCell<T>,
+    }
 
     impl<T> Mutex<T> {
         pub(crate) fn new(value: T) -> Self {
-            Mutex(loom::sync::Mutex::new(value))
+            Mutex { locked: AtomicU64::new(0), value: UnsafeCell::new(value) }
         }
 
-        pub(crate) fn try_lock(&self) -> Option<loom::sync::MutexGuard<'_, T>> {
-            self.0.try_lock().ok()
+        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            // Acquire: pairs with the unlock below.
+            self.locked.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).ok()?;
+            Some(MutexGuard { lock: self, value: Some(self.value.get_mut()) })
         }
     }
+
+    pub(crate) struct MutexGuard<'m, T> {
+        lock: &'m Mutex<T>,
+        value: Option<loom::cell::MutPtr<T>>,
+    }
+
+    impl<T> std::ops::Deref for MutexGuard<'_, T> {
+        type Target = T;
+
+        fn deref(&self) -> &T {
+            // SAFETY: the lock is held, and the guard is borrowed.
+            unsafe { self.value.as_ref().expect("locked").deref() }
+        }
+    }
+
+    impl<T> std::ops::DerefMut for MutexGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            // SAFETY: the lock is held, and the guard is borrowed exclusively.
+            unsafe { self.value.as_ref().expect("locked").deref() }
+        }
+    }
+
+    impl<T> Drop for MutexGuard<'_, T> {
+        fn drop(&mut self) {
+            self.value = None;
+            // Release: pairs with the exchange in try_lock.
+            self.lock.locked.store(0, Ordering::Release);
+        }
+    }
+
+    // SAFETY: the value is accessed by whoever holds the lock, one thread at a time.
+    unsafe impl<T: Send> Sync for Mutex<T> {}
+    // SAFETY: as above.
+    unsafe impl<T: Send> Send for Mutex<T> {}
 
     loom::thread_local! {
         static NUMBER: u64 = super::next_number();

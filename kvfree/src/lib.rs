@@ -1,1 +1,47 @@
-//! Deferred bulk free.
+//! `kvfree_rcu` for user space: retired pointers are batched, lock-free, into page-sized blocks, and freed many at a time when
+//! their grace period is over.
+//!
+//! The path of a retired pointer, outside in — each module uses only those above it in this list:
+//!
+//! `grace` (what is asked of RCU) → `lane` (which open block) → `reserve` (empty blocks) → `queue` (batches and cookies) → `shared`
+//! → `collect` (1: into the open block; full ones are closed) → `drain` (3: blocks taken back by age) → `reclaim` (4: elapsed →
+//! free) → `worker` → `barrier` → `kvfree` (the doors).
+//!
+//! ```
+//! # use quietus_kvfree::{Config, Cookie, GracePeriods, Kvfree};
+//! # use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+//! # struct Nobody(AtomicU64);
+//! # // SAFETY: there are no readers, so every grace period is over at once.
+//! # unsafe impl GracePeriods for Nobody {
+//! #     fn start(&self) -> Cookie { Cookie(self.0.fetch_add(1, SeqCst)) }
+//! #     fn poll(&self, _: Cookie) -> bool { true }
+//! #     fn synchronize(&self, _: Cookie) {}
+//! # }
+//! # let source = Nobody(AtomicU64::new(1));
+//! use quietus_slab::{Cache, SlabBox};
+//! let cache: Cache<u64> = Cache::new("numbers");
+//! let kvfree = Kvfree::new(source, Config::default());
+//! let object = SlabBox::into_raw(cache.alloc(7));
+//! // SAFETY: nobody else knows the object.
+//! unsafe { kvfree.retire(object) };
+//! kvfree.barrier();
+//! assert_eq!(kvfree.stats().pending_objects, 0);
+//! ```
+
+mod barrier;
+mod collect;
+mod drain;
+mod grace;
+mod kvfree;
+mod lane;
+mod queue;
+mod reclaim;
+mod reserve;
+mod shared;
+mod stats;
+mod worker;
+
+pub use grace::{Cookie, GracePeriods};
+pub use kvfree::Kvfree;
+pub use shared::Config;
+pub use stats::Stats;

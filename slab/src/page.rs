@@ -167,6 +167,15 @@ impl Block {
         // SAFETY: by (1) `len` slots are initialised and nobody writes them; UnsafeCell<*mut u8> has the layout of *mut u8.
         unsafe { std::slice::from_raw_parts(self.slots.as_ptr().cast::<*mut u8>(), self.len() as usize) }
     }
+    /// Limits an owned block to `cap` slots.
+    pub fn set_capacity(&self, cap: u32) {
+        debug_assert!(cap <= SLOTS);
+        self.cap.store(cap, Relaxed);
+    }
+    /// Sets the bytes of an owned block, in units of [`WEIGHT_UNIT`].
+    pub fn set_weight(&self, weight: u32) {
+        self.fill.store(u64::from(self.len()) | u64::from(weight) << 32, Relaxed);
+    }
     /// Invariants of a block at rest; run by drains and barriers in debug builds.
     pub fn check(&self) {
         debug_assert!(self.cap.load(Relaxed) <= SLOTS, "block capacity out of range");
@@ -247,6 +256,10 @@ impl Stack {
                 Err(now) => head = now,
             }
         }
+    }
+    /// Is nothing on it just now?
+    pub fn is_empty(&self) -> bool {
+        !BlockNo(self.head.load(Relaxed) as u32).is_some()
     }
     /// Takes everything: the first block of a chain linked by [`Block::next`], or `NONE`.
     pub fn take_all(&self) -> BlockNo {

@@ -3,8 +3,8 @@
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
-use super::map::Map;
 use super::Fault;
+use super::map::Map;
 use crate::reclaimer::Reclaimer;
 
 impl<R: Reclaimer> Map<'_, R> {

@@ -16,8 +16,8 @@
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use super::posting::Header;
 use super::Fault;
+use super::posting::Header;
 use crate::text::vocabulary::Key;
 
 /// One word of the map.

@@ -5,9 +5,9 @@
 
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
+use super::Fault;
 use super::map::Map;
 use super::posting::{List, count_common};
-use super::Fault;
 use crate::reclaimer::Reclaimer;
 
 /// The newest generation of each word that this reader has met.
@@ -58,7 +58,7 @@ impl Stirred {
     fn at_rest(&self, file: u32) -> Option<u32> {
         // Acquire: with the Release in `end`.
         let count = self.0[file as usize].load(Ordering::Acquire);
-        (count % 2 == 0).then_some(count)
+        count.is_multiple_of(2).then_some(count)
     }
 
     /// Whether it has been at rest since.
@@ -82,14 +82,17 @@ pub(crate) struct Query {
 impl<R: Reclaimer> Map<'_, R> {
     /// How many files hold both words. `pause` is called inside the section, between finding the lists and walking them.
     #[inline]
-    pub(crate) fn ask(&self, query: Query, stirred: &Stirred, seen: &mut Seen, pause: impl FnOnce()) -> Result<usize, Fault> {
+    pub(crate) fn ask(
+        &self,
+        query: Query,
+        stirred: &Stirred,
+        seen: &mut Seen,
+        pause: impl FnOnce(),
+    ) -> Result<usize, Fault> {
         let rest = stirred.at_rest(query.file);
         let section = &self.reclaimer.pin();
         let [first, second] = query.words;
-        let lists = [
-            self.find(section, self.vocabulary.key(first))?,
-            self.find(section, self.vocabulary.key(second))?,
-        ];
+        let lists = [self.find(section, self.vocabulary.key(first))?, self.find(section, self.vocabulary.key(second))?];
         pause();
         for (word, list) in query.words.into_iter().zip(&lists) {
             if let Some(list) = list {
@@ -98,7 +101,8 @@ impl<R: Reclaimer> Map<'_, R> {
             }
         }
         if let Some(rest) = rest {
-            let absent = |list: &Option<List<'_>>| list.is_none_or(|list| list.entries().binary_search(&query.file).is_err());
+            let absent =
+                |list: &Option<List<'_>>| list.is_none_or(|list| list.entries().binary_search(&query.file).is_err());
             if let Some(at) = lists.iter().position(absent) {
                 if stirred.rested(query.file, rest) {
                     return Err(Fault::Missing { word: query.words[at], file: query.file });

@@ -9,11 +9,11 @@
 use std::ptr::{self, NonNull};
 use std::sync::atomic::Ordering;
 
+use super::Fault;
 use super::map::{Map, Place};
 use super::node::{Node, dead};
 use super::posting::{Draft, Header, layout};
 use super::work::Work;
-use super::Fault;
 use crate::reclaimer::Reclaimer;
 
 impl<R: Reclaimer> Map<'_, R> {

@@ -42,10 +42,16 @@ pub(crate) struct Stage<'v, R: Reclaimer> {
     /// All threads are ready.
     start: Barrier,
     verify: bool,
-    verdict: Verdict,
+    verdict: Verdict<'v>,
 }
 
 impl<R: Reclaimer> Stage<'_, R> {
+    /// Waits for all threads, then for the word to begin.
+    fn ready(&self) {
+        self.start.wait();
+        self.start.wait();
+    }
+
     fn is_over(&self) -> bool {
         // Relaxed: it only says to stop; joining the threads orders what they did.
         self.over.load(Ordering::Relaxed)
@@ -54,7 +60,8 @@ impl<R: Reclaimer> Stage<'_, R> {
 
 /// The hidden command: reads the spec, runs, prints the outcome.
 pub(crate) fn child() -> Result<(), String> {
-    let spec: Spec = serde_json::from_reader(io::stdin().lock()).map_err(|error| format!("no spec on standard input: {error}"))?;
+    let spec: Spec =
+        serde_json::from_reader(io::stdin().lock()).map_err(|error| format!("no spec on standard input: {error}"))?;
     let outcome = match spec.reclaimer {
         Kind::Quietus => run::<Quietus>(&spec),
         Kind::Crossbeam => run::<Crossbeam>(&spec),
@@ -66,6 +73,9 @@ pub(crate) fn child() -> Result<(), String> {
 
 fn run<R: Reclaimer>(spec: &Spec) -> Outcome {
     let vocabulary = &Vocabulary::read(&spec.files);
+    if vocabulary.files() == 0 {
+        return Outcome::violated("none of the files can be read any more".into());
+    }
     let verdict = Verdict::new(spec.reclaimer, vocabulary);
     let reclaimer = R::new(Setup { verify: spec.verify });
     let writers = spec.writers.min(vocabulary.files() as usize);
@@ -80,7 +90,6 @@ fn run<R: Reclaimer>(spec: &Spec) -> Outcome {
         verify: spec.verify,
         verdict,
     };
-    let baseline = resident::restart_peak();
     let crowd = perform(&stage, spec, writers);
 
     let drain = Instant::now();
@@ -113,7 +122,7 @@ fn run<R: Reclaimer>(spec: &Spec) -> Outcome {
             p50: crowd.grace_ns.as_ref().map(|histogram| of(histogram, 0.5)),
             p99: crowd.grace_ns.as_ref().map(|histogram| of(histogram, 0.99)),
         },
-        peak_unreclaimed_bytes: account.peak_bytes.unwrap_or_else(|| peak_rss.saturating_sub(baseline)),
+        peak_unreclaimed_bytes: account.peak_bytes.unwrap_or_else(|| peak_rss.saturating_sub(crowd.baseline)),
         peak_rss_bytes: peak_rss,
         drain_ms: R::CEILING_BYTES.is_none().then_some(drain.as_secs_f64() * 1e3),
         left_unreclaimed: account.left,
@@ -122,6 +131,8 @@ fn run<R: Reclaimer>(spec: &Spec) -> Outcome {
 
 /// What all threads together did.
 struct Crowd {
+    /// Memory resident before it began.
+    baseline: u64,
     work: Work,
     updates_per_s: f64,
     queries: u64,
@@ -137,6 +148,9 @@ fn perform<R: Reclaimer>(stage: &Stage<'_, R>, spec: &Spec, writers: usize) -> C
         // thread-locals, and by those a collector learns of its garbage.
         let writing: Vec<_> = (0..writers).map(|n| scope.spawn(move || writer::write(stage, n, writers))).collect();
         let reading: Vec<_> = (0..spec.readers).map(|n| scope.spawn(move || reader::read(stage, n))).collect();
+        // Once for everybody to be there, once to begin: what is resident in between is the baseline.
+        stage.start.wait();
+        let baseline = resident::restart_peak();
         stage.start.wait();
         let probing = scope.spawn(move || probe::probe(stage));
 
@@ -144,10 +158,13 @@ fn perform<R: Reclaimer>(stage: &Stage<'_, R>, spec: &Spec, writers: usize) -> C
         // Relaxed, as with `over`.
         stage.last_pass.store(true, Ordering::Relaxed);
         // A pass is short beside a run. Where it is not, as with a hundred threads on two processors, end it all the same.
-        sleep_until(Instant::now() + time.max(Duration::from_secs(2)), || writing.iter().all(|writer| writer.is_finished()));
+        sleep_until(Instant::now() + time.max(Duration::from_secs(2)), || {
+            writing.iter().all(|writer| writer.is_finished())
+        });
         stage.halt.store(true, Ordering::Relaxed);
 
-        let mut crowd = Crowd { work: Work::new(), updates_per_s: 0.0, queries: 0, queries_per_s: 0.0, grace_ns: None };
+        let work = Work::new();
+        let mut crowd = Crowd { baseline, work, updates_per_s: 0.0, queries: 0, queries_per_s: 0.0, grace_ns: None };
         for writer in writing {
             let (work, seconds) = writer.join().unwrap_or_else(|_| stage.verdict.say("a writer panicked"));
             crowd.updates_per_s += work.updates as f64 / seconds;

@@ -20,7 +20,7 @@ pub(super) fn read<R: Reclaimer>(stage: &Stage<'_, R>, number: usize) -> (u64, f
     let mut dice = Dice(number as u64);
     let mut seen = Seen::new(stage.vocabulary.words());
     let mut queries = 0;
-    stage.start.wait();
+    stage.ready();
     let start = Instant::now();
     while queries % GLANCE != 0 || !stage.is_over() {
         let query = draw(stage.vocabulary, &mut dice);

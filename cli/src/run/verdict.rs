@@ -9,24 +9,25 @@ use crate::reclaimer::Kind;
 use crate::text::Vocabulary;
 
 /// Where violations are reported.
-pub(crate) struct Verdict {
+pub(crate) struct Verdict<'v> {
     said: Mutex<()>,
     reclaimer: Kind,
-    /// The words, to name the one concerned.
-    words: Box<[Box<str>]>,
+    /// To name the word concerned.
+    vocabulary: &'v Vocabulary,
 }
 
-impl Verdict {
+impl<'v> Verdict<'v> {
     /// No violation yet.
-    pub(crate) fn new(reclaimer: Kind, vocabulary: &Vocabulary) -> Verdict {
-        let words = (0..vocabulary.words()).map(|word| vocabulary.text(word).into()).collect();
-        Verdict { said: Mutex::new(()), reclaimer, words }
+    pub(crate) fn new(reclaimer: Kind, vocabulary: &'v Vocabulary) -> Verdict<'v> {
+        Verdict { said: Mutex::new(()), reclaimer, vocabulary }
     }
 
     /// This must never be seen.
     pub(crate) fn guilty(&self, fault: &Fault) -> ! {
-        let word = fault.word().and_then(|word| self.words.get(word as usize));
-        self.say(&word.map_or_else(|| fault.to_string(), |word| format!("{fault} (it is `{word}`)")))
+        match fault.word().filter(|&word| word < self.vocabulary.words()) {
+            Some(word) => self.say(&format!("{fault} (it is `{}`)", self.vocabulary.text(word))),
+            None => self.say(&fault.to_string()),
+        }
     }
 
     /// Nor this. Tells the program that started this process, and ends it.

@@ -14,7 +14,7 @@ use crate::reclaimer::Reclaimer;
 pub(super) fn write<R: Reclaimer>(stage: &Stage<'_, R>, number: usize, writers: usize) -> (Work, f64) {
     let mut work = Work::new();
     let ceiling = R::CEILING_BYTES.map(|bytes| bytes / writers as u64);
-    stage.start.wait();
+    stage.ready();
     let start = Instant::now();
     'passes: loop {
         for file in (0..stage.vocabulary.files()).skip(number).step_by(writers) {

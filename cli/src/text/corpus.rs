@@ -59,7 +59,8 @@ impl Corpus {
         corpus.found = candidates.len();
         corpus.take(candidates, max_files);
         if corpus.files.is_empty() {
-            let why = if corpus.found == 0 { "no file found" } else { "no file of readable UTF-8 text with words in it" };
+            let why =
+                if corpus.found == 0 { "no file found" } else { "no file of readable UTF-8 text with words in it" };
             return Err(format!("{why} under {}; allowed: paths that hold text", corpus.origin));
         }
         Ok(corpus)
@@ -67,7 +68,9 @@ impl Corpus {
 
     /// The `.rs` files of Cargo's registry sources; where there are none, those below the working directory.
     fn default_candidates(&mut self, candidates: &mut Vec<PathBuf>) -> String {
-        let home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+        let home = std::env::var_os("CARGO_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
         if let Some(sources) = home.map(|home| home.join("registry").join("src")).filter(|path| path.is_dir()) {
             self.walk(&sources, Some("rs"), false, candidates);
             if !candidates.is_empty() {
@@ -83,7 +86,8 @@ impl Corpus {
         for entry in WalkBuilder::new(root).standard_filters(ignores).require_git(false).build() {
             match entry {
                 Ok(entry) => {
-                    let wanted = extension.is_none_or(|extension| entry.path().extension().is_some_and(|it| it == extension));
+                    let wanted =
+                        extension.is_none_or(|extension| entry.path().extension().is_some_and(|it| it == extension));
                     // An error of the entry's own, such as a malformed ignore file, says nothing about its text.
                     if wanted && entry.file_type().is_some_and(|kind| kind.is_file()) {
                         candidates.push(entry.into_path());
@@ -131,7 +135,11 @@ impl Corpus {
         );
         if self.skipped > 0 {
             let more = if self.skipped > self.skipped_named.len() { ", …" } else { "" };
-            lines += &format!("\n{} unreadable or not UTF-8, left out: {}{more}", self.skipped, self.skipped_named.join(", "));
+            lines += &format!(
+                "\n{} unreadable or not UTF-8, left out: {}{more}",
+                self.skipped,
+                self.skipped_named.join(", ")
+            );
         }
         lines
     }

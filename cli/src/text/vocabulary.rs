@@ -51,9 +51,10 @@ pub(crate) struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Reads the files and numbers their words; a file that has become unreadable counts as empty.
+    /// Reads the files and numbers their words. A file that has become unreadable since they were chosen is left out.
     pub(crate) fn read(files: &[String]) -> Vocabulary {
-        Vocabulary::of(files.iter().map(|file| fs::read_to_string(file).unwrap_or_default()))
+        let texts = files.iter().filter_map(|file| fs::read_to_string(file).ok());
+        Vocabulary::of(texts.filter(|text| words::words(text).next().is_some()))
     }
 
     /// Numbers the words of these texts; each text is a file.

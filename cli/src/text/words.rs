@@ -11,7 +11,8 @@ pub(crate) fn words(text: &str) -> impl Iterator<Item = &str> {
 
 /// A word's hash: FNV-1a over its bytes, then a finish that spreads it over the low bits, where buckets are chosen.
 pub(crate) fn hash(word: &str) -> u64 {
-    let folded = word.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let folded =
+        word.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let mixed = (folded ^ (folded >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed ^ (mixed >> 29)
 }

@@ -1,0 +1,101 @@
+//! What was wrong with the command line or the environment, in one line: what it is, and what is allowed instead.
+
+use std::env;
+
+use clap::CommandFactory;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use crate::args::{self, Cli};
+
+/// The variables the library looks at, and what they may be.
+pub(crate) const SWITCHES: [&str; 2] = ["QUIETUS_RSEQ", "QUIETUS_MEMBARRIER"];
+const POSITIONS: [&str; 3] = ["on", "off", "auto"];
+
+/// Checks the environment: a switch in no known position would be a run other than the one asked for.
+pub(crate) fn check_environment() -> Result<(), String> {
+    for name in SWITCHES {
+        if let Some(value) = env::var_os(name) {
+            if !POSITIONS.iter().any(|&position| value == position) {
+                let value = value.to_string_lossy();
+                return Err(format!("{name} is '{}'; allowed: {}", value.escape_debug(), POSITIONS.join(", ")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// clap's error, which takes several lines, in one.
+pub(crate) fn one_line(error: &clap::Error) -> String {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(" "),
+        _ => String::new(),
+    };
+    // `--readers <N>` is `--readers` to whoever typed it.
+    let option = text(ContextKind::InvalidArg).split([' ', '=']).next().unwrap_or_default().to_owned();
+    let value = text(ContextKind::InvalidValue);
+    let listed = match error.get(ContextKind::ValidValue) {
+        Some(ContextValue::Strings(values)) if !values.is_empty() => Some(values.join(", ")),
+        _ => None,
+    };
+    let allowed = listed.or_else(|| args::allowed(&option).map(str::to_owned)).unwrap_or_default();
+    let line = match error.kind() {
+        ErrorKind::UnknownArgument if is_about_env(error) => {
+            format!("env takes no '{option}'; allowed: --help, --version")
+        }
+        ErrorKind::UnknownArgument => format!("unknown option '{option}'; allowed: {}", options()),
+        ErrorKind::InvalidValue if value.is_empty() => format!("{option} needs a value; allowed: {allowed}"),
+        ErrorKind::InvalidValue => format!("{option} '{value}' is unknown; allowed: {allowed}"),
+        ErrorKind::ValueValidation => {
+            let why = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            format!("{option} '{value}' {why}; allowed: {allowed}")
+        }
+        ErrorKind::ArgumentConflict => format!("{option} is given twice; allowed: once"),
+        _ => error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
+    };
+    line.replace('\n', " ")
+}
+
+/// Whether clap was at the `env` command: it says so only in its line on usage.
+fn is_about_env(error: &clap::Error) -> bool {
+    error.get(ContextKind::Usage).is_some_and(|usage| usage.to_string().contains("quietus env"))
+}
+
+/// The options of `index`, by name.
+fn options() -> String {
+    let cli = Cli::command();
+    let names = cli.get_arguments().filter_map(|argument| argument.get_long());
+    names.chain(["help", "version"]).map(|name| format!("--{name}")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn complaint(arguments: &[&str]) -> String {
+        let all = std::iter::once(&"quietus").chain(arguments);
+        one_line(&Cli::try_parse_from(all).expect_err("wrong on purpose"))
+    }
+
+    #[test]
+    fn each_mistake_in_one_line() {
+        let cases: [(&[&str], &str); 11] = [
+            (&["--readers", "x"], "--readers 'x' is not a number; allowed: 1 to 1024"),
+            (&["--readers", "1.5"], "--readers '1.5' is not a whole number; allowed: 1 to 1024"),
+            (&["--readers"], "--readers needs a value; allowed: 1 to 1024"),
+            (&["--readers", "2", "--readers", "3"], "--readers is given twice; allowed: once"),
+            (&["env", "--readers", "3"], "env takes no '--readers'; allowed: --help, --version"),
+            (&["index", "--writers", "0"], "--writers '0' is out of range; allowed: 1 to 1024"),
+            (&["--seconds", "-3"], "--seconds '-3' is out of range; allowed: 0.1 to 3600"),
+            (&["--reclaimer", "gc"], "--reclaimer 'gc' is unknown; allowed: quietus, crossbeam, leak, all"),
+            (&["--reclaimer"], "--reclaimer needs a value; allowed: quietus, crossbeam, leak, all"),
+            (&["--json"], "--json needs a value; allowed: the name of a file"),
+            (&["--frobnicate"], "unknown option '--frobnicate'; allowed: --reclaimer, --readers"),
+        ];
+        for (arguments, expected) in cases {
+            let line = complaint(arguments);
+            assert!(line.starts_with(expected) && !line.contains('\n'), "{arguments:?}: {line}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! The figures as a table for people: a row per reclaimer, and below it what the columns leave out.
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+
+use super::summary::Summary;
+use crate::reclaimer::Kind;
+
+const HEAD: [&str; 10] = [
+    "reclaimer",
+    "queries/s",
+    "list updates/s",
+    "retire ns\np50 / p99 / p99.9",
+    "grace period\np50 / p99",
+    "peak\nunreclaimed",
+    "peak RSS",
+    "drain",
+    "left",
+    "verified",
+];
+
+/// The table and its notes.
+pub(super) fn draw(summaries: &[Summary]) -> String {
+    let mut table = Table::new();
+    // As wide as it needs to be: a terminal too narrow breaks lines better than a table breaks words.
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(HEAD.map(Cell::new));
+    for summary in summaries {
+        table.add_row(row(summary).map(Cell::new));
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    format!("{table}\n{}", notes(summaries))
+}
+
+fn row(summary: &Summary) -> [String; 10] {
+    let figures = summary.figures();
+    let none = || "–".to_owned();
+    let (retire, grace) = (figures.retire_ns, figures.grace_period_ns);
+    let leaks = summary.kind == Kind::Leak;
+    [
+        figures.reclaimer.to_owned(),
+        format!("{} ±{:.0} %", grouped(figures.queries_per_s as u64), summary.spread(|run| run.queries_per_s)),
+        format!("{} ±{:.0} %", grouped(figures.updates_per_s as u64), summary.spread(|run| run.updates_per_s)),
+        format!("{} / {} / {}", grouped(retire.p50), grouped(retire.p99), grouped(retire.p999)),
+        grace.p50.zip(grace.p99).map_or_else(none, |(p50, p99)| format!("{} / {}", time(p50), time(p99))),
+        format!(
+            "{}{}",
+            mebibytes(figures.peak_unreclaimed_bytes),
+            if summary.kind == Kind::Crossbeam { "*" } else { "" }
+        ),
+        mebibytes(figures.peak_rss_bytes),
+        figures.drain_ms.map_or_else(none, |ms| time((ms * 1e6) as u64)),
+        if leaks { "all".to_owned() } else { figures.left_unreclaimed.to_string() },
+        if figures.verified { "yes" } else { "NO" }.to_owned(),
+    ]
+}
+
+fn notes(summaries: &[Summary]) -> String {
+    let mut notes = "Medians of the rounds; ± is half their range. One retire in 1,024 is timed, less what reading the clock takes.\n\
+                     Peak RSS is that of the run's own process, from its start on the finished index."
+        .to_owned();
+    if summaries.iter().any(|summary| summary.kind == Kind::Crossbeam) {
+        notes += "\n* crossbeam keeps no count: peak RSS less what was resident with the finished index before the first update.";
+    }
+    if summaries.iter().any(|summary| summary.kind == Kind::Leak) {
+        notes += "\nleak frees nothing and stops at 2 GiB: the ceiling, not a reclaimer.";
+    }
+    notes
+}
+
+/// 1234567 as 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// Nanoseconds in the unit that suits them.
+fn time(ns: u64) -> String {
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => format!("{:.1} µs", ns as f64 / 1e3),
+        _ => format!("{:.1} ms", ns as f64 / 1e6),
+    }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!([grouped(0), grouped(999), grouped(1_000), grouped(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([time(5), time(1_500), time(2_500_000)], ["5 ns", "1.5 µs", "2.5 ms"]);
+    }
+
+    #[test]
+    fn a_row_for_each_and_a_note_for_the_peer() {
+        let summaries = Kind::ALL.map(Summary::new);
+        let drawn = draw(&summaries);
+        for name in ["quietus", "crossbeam", "leak", "* crossbeam keeps no count"] {
+            assert!(drawn.contains(name), "{drawn}");
+        }
+    }
+}

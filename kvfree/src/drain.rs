@@ -1,0 +1,95 @@
+//! Stage 3, drain: open blocks are taken back from CPUs, by age or for a barrier.
+//!
+//! Handed to by [`worker`](crate::worker) and [`barrier`](crate::barrier); hands to [`queue`](crate::queue).
+//!
+//! # Ordering
+//! Pair **R** (the slab's `stop`: flag, restarting membarrier, edit), then **S**: one cookie, after everything was detached.
+
+use crate::grace::GracePeriods;
+use crate::queue::Size;
+use crate::shared::Shared;
+use quietus_slab::raw::{self, BlockNo, unpack};
+use std::sync::atomic::Ordering::Relaxed;
+
+impl<G: GracePeriods> Shared<G> {
+    /// Takes the blocks of every CPU that has one opened before the pass `before`, and queues them under one cookie. False: the
+    /// kernel refused the membarrier, and CPUs' blocks stay where they are.
+    pub(crate) fn drain(&self, before: u64) -> bool {
+        let mut queue = self.queue.lock();
+        // Chains detached, linked by `batch`; empty blocks, linked by `next`.
+        let (mut chains, mut empties) = (BlockNo::NONE, BlockNo::NONE);
+        let done = self.lanes.with_used(|words| {
+            raw::stop(
+                |site| {
+                    words.iter().any(|word| {
+                        let (open, closed) = unpack(word.load(site));
+                        closed.is_some() || open.is_some() && open.block().opened.load(Relaxed) < before
+                    })
+                },
+                |stopped| {
+                    for &word in words {
+                        let (open, mut chain) = unpack(stopped.take(word, 0));
+                        if open.is_some() && open.block().is_empty() {
+                            open.block().set_next(empties);
+                            empties = open;
+                        } else if open.is_some() {
+                            open.block().set_next(chain);
+                            chain = open;
+                        }
+                        if chain.is_some() {
+                            chain.block().batch.store(chains.get(), Relaxed);
+                            chains = chain;
+                        }
+                    }
+                },
+            )
+        });
+        let mut strays = self.strays.take_all();
+        // After everything was detached (S).
+        let cookie = self.gp.start();
+        let mut some = false;
+        while chains.is_some() {
+            let chain = chains;
+            chains = BlockNo::from_raw(chain.block().batch.load(Relaxed));
+            self.enqueue(&mut queue, chain, cookie);
+            some = true;
+        }
+        while strays.is_some() {
+            let b = strays;
+            strays = b.block().next();
+            b.block().set_next(BlockNo::NONE);
+            self.enqueue(&mut queue, b, cookie);
+            some = true;
+        }
+        drop(queue);
+        while empties.is_some() {
+            let b = empties;
+            empties = b.block().next();
+            self.reserve.put(b);
+        }
+        self.counters.drains.add(u64::from(some));
+        done
+    }
+
+    /// Does any CPU have an open or closed block, or is there a stray? A racy look, except after the bell was silenced.
+    pub(crate) fn any_open(&self) -> bool {
+        self.lanes.with_used(|words| words.iter().any(|w| raw::all_sites().any(|s| w.load(s) != 0)))
+            || !self.strays.is_empty()
+    }
+
+    /// What open and closed blocks hold: a racy look.
+    pub(crate) fn open_size(&self) -> Size {
+        let mut size = Size::default();
+        let Some(words) = self.lanes.try_used() else { return size };
+        for word in words.iter() {
+            for site in raw::all_sites() {
+                let (open, closed) = unpack(word.load(site));
+                for b in [open, closed].into_iter().filter(|b| b.is_some()) {
+                    size.objects += crate::lane::Kind::of(b).objects(b.block().len());
+                    size.bytes += b.block().bytes() as u64;
+                }
+            }
+        }
+        size
+    }
+}

@@ -1,0 +1,34 @@
+//! All that kvfree asks of RCU: the trait [`GracePeriods`].
+//!
+//! Handed to by [`queue`](crate::queue) (a cookie per batch) and [`reclaim`](crate::reclaim) (has it elapsed?).
+
+/// A point in the sequence of grace periods, handed out by [`GracePeriods::start`]: elapsed once every read-side section that was
+/// open then has ended. A plain number, valid for the source that made it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Cookie(pub u64);
+
+/// A source of grace periods.
+///
+/// # Safety
+/// 1. `poll(c)` or `advance(c)` answers true only if every section that was open when [`start`](Self::start) gave `c` has ended,
+///    and those sections' accesses *happen before* the answer.
+/// 2. Stores of the caller before `start` (an unlink), and stores it has observed from others, are seen by every section that
+///    begins after the cookie's grace period has begun: a section that may still see them as not done counts as open at `start`.
+/// 3. Once true for `c`, the answer stays true for `c` and all smaller cookies.
+/// 4. `start`, `poll` and `advance` never wait, never allocate, and never retire.
+pub unsafe trait GracePeriods: Send + Sync + 'static {
+    /// A cookie for "everything unlinked up to now".
+    fn start(&self) -> Cookie;
+    /// Has the cookie's grace period ended? Cheap: a load.
+    fn poll(&self, cookie: Cookie) -> bool;
+    /// Pushes the grace period on without waiting, if nobody else is doing so; then as [`poll`](Self::poll).
+    fn advance(&self, cookie: Cookie) -> bool {
+        self.poll(cookie)
+    }
+    /// Waits until the cookie has elapsed. Called outside sections only.
+    fn synchronize(&self, cookie: Cookie);
+    /// Is the calling thread inside a section of this source? Waiting there would never end.
+    fn inside(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,94 @@
+//! Statistics. Counted block by block, never on the fast path.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A statistic: no ordering, no meaning beyond its value.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Relaxed);
+    }
+    pub(crate) fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Relaxed);
+    }
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+    pub(crate) fn max(&self, n: u64) {
+        if n > self.get() {
+            self.0.fetch_max(n, Relaxed);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) queued_objects: Count,
+    pub(crate) queued_bytes: Count,
+    pub(crate) reclaimed_objects: Count,
+    pub(crate) reclaimed_bytes: Count,
+    pub(crate) waiting_objects: Count,
+    pub(crate) waiting_bytes: Count,
+    pub(crate) peak_bytes: Count,
+    pub(crate) batches: Count,
+    pub(crate) drains: Count,
+    pub(crate) strays: Count,
+    pub(crate) leaked: Count,
+    pub(crate) inline_waits: Count,
+    pub(crate) helped: Count,
+    pub(crate) yields: Count,
+    pub(crate) calls_run: Count,
+    pub(crate) panics: Count,
+    pub(crate) wakes: Count,
+}
+
+/// What is pending, and what has happened.
+#[derive(Debug, Default, Clone)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Objects retired and not yet free: in open blocks, and queued for their grace period.
+    pub pending_objects: u64,
+    /// Their bytes (what the objects occupy themselves; at most 64 MiB counted for each).
+    pub pending_bytes: u64,
+    /// Most bytes that were pending at any time a batch was queued, open blocks included.
+    pub peak_pending_bytes: u64,
+    /// Objects that have been queued for a grace period.
+    pub queued_objects: u64,
+    /// Objects that have been freed after theirs.
+    pub reclaimed_objects: u64,
+    /// Bytes that have been freed.
+    pub reclaimed_bytes: u64,
+    /// Batches queued (one cookie each).
+    pub batches: u64,
+    /// Times that CPUs' open blocks were taken back (by age, barrier or tick).
+    pub drains: u64,
+    /// Objects that found no open block and took a block of their own.
+    pub strays: u64,
+    /// Objects given up because a second look said that their grace period was not over, or because no block and no way to wait
+    /// was left.
+    pub leaked: u64,
+    /// Retires that waited for a grace period because no block was left.
+    pub inline_waits: u64,
+    /// Batches reclaimed by retiring or allocating threads.
+    pub helped: u64,
+    /// Times a retirer gave up the processor because more than the budget was pending.
+    pub yields: u64,
+    /// Functions called (`defer`, destructors).
+    pub calls_run: u64,
+    /// Of these, how many panicked.
+    pub panics: u64,
+    /// Times the worker was woken.
+    pub worker_wakes: u64,
+    /// Empty blocks in reserves.
+    pub reserve_blocks: u32,
+    /// Blocks that came from the page supply because the CPU's reserve was empty.
+    pub from_supply: u64,
+    /// Blocks that came from another CPU's reserve.
+    pub from_neighbour: u64,
+    /// Blocks that had never been used before (a page fault each).
+    pub from_fresh: u64,
+    /// Runs of the refill work.
+    pub refills: u64,
+}

@@ -1,0 +1,92 @@
+//! The worker: one thread for each [`Kvfree`](crate::Kvfree) that closes blocks by age, reclaims what has elapsed, and refills
+//! the reserve. Asleep for good while nothing is pending.
+//!
+//! Handed to by [`collect`](crate::collect) through [`ring`](Shared::ring); hands to [`drain`](crate::drain),
+//! [`reclaim`](crate::reclaim) and [`reserve`](crate::reserve).
+//!
+//! # Ordering
+//! Pair **bell**: a retirer installs a block, then swaps `armed` to true (AcqRel), and wakes the worker if it was false. Before
+//! sleeping for good the worker swaps `armed` to false (AcqRel) and then looks whether any word is not 0. Of the two swaps one
+//! is first: either the retirer finds false and wakes, or the worker sees the block.
+
+use crate::grace::GracePeriods;
+use crate::shared::Shared;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Pause between looks at a grace period that a reader holds up.
+const SHORT: Duration = Duration::from_millis(1);
+
+impl<G: GracePeriods> Shared<G> {
+    /// Something is pending: the worker must not sleep for good. At most one wake-up.
+    pub(crate) fn ring(&self) {
+        // AcqRel: see "bell" in the module.
+        if !self.armed.swap(true, AcqRel) {
+            self.wake();
+        }
+    }
+
+    /// Wakes the worker, if there is one.
+    pub(crate) fn wake(&self) {
+        if let Some(worker) = self.worker.get() {
+            self.counters.wakes.add(1);
+            worker.unpark();
+        }
+    }
+
+    /// One round of everything a worker does but draining. Returns whether a batch is still waiting for its grace period.
+    pub(crate) fn pass(&self) -> bool {
+        self.reserve.refill();
+        self.reclaim_all();
+        let oldest = self.queue.lock().oldest();
+        let Some(oldest) = oldest else { return false };
+        if self.gp.advance(oldest) {
+            self.reclaim_all();
+        }
+        !self.queue.lock().is_empty()
+    }
+
+    fn run(&self) {
+        let period = self.config.age / 2;
+        let mut last = Instant::now();
+        // Acquire: pairs with the Release in `stop`.
+        while !self.stopping.load(Acquire) {
+            if last.elapsed() >= period {
+                // A block opened since the pass before is younger than a period; one that was there already is old.
+                let now = self.passes.fetch_add(1, Relaxed) + 1;
+                self.drain(now - 1);
+                last = Instant::now();
+            }
+            if self.pass() {
+                std::thread::park_timeout(SHORT.min(period));
+                continue;
+            }
+            // AcqRel: see "bell" in the module.
+            self.armed.swap(false, AcqRel);
+            if self.any_open() || self.reserve.wanted() {
+                self.armed.store(true, Relaxed);
+                std::thread::park_timeout(period.saturating_sub(last.elapsed()));
+            } else {
+                std::thread::park();
+            }
+        }
+    }
+}
+
+/// Starts the worker of `shared`.
+pub(crate) fn start<G: GracePeriods>(shared: &Arc<Shared<G>>) -> std::io::Result<JoinHandle<()>> {
+    let mine = Arc::clone(shared);
+    let handle = std::thread::Builder::new().name("quietus-drain".into()).spawn(move || mine.run())?;
+    let _ = shared.worker.set(handle.thread().clone());
+    Ok(handle)
+}
+
+/// Ends the worker of `shared`.
+pub(crate) fn stop<G: GracePeriods>(shared: &Shared<G>, handle: JoinHandle<()>) {
+    // Release: pairs with the Acquire in `run`.
+    shared.stopping.store(true, Release);
+    handle.thread().unpark();
+    let _ = handle.join();
+}

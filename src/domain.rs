@@ -1,0 +1,275 @@
+//! [`Domain`]: an engine with its `kvfree`, as one value. The global one is one of them.
+//!
+//! Users hand in what they retire; hands to `engine_ref` (sections, grace periods) and to `quietus-kvfree` (batches).
+//!
+//! A domain waits for its own readers only. Dropping a private one needs no grace period: guards borrow the domain, so no
+//! reference obtained through it can be live any more, not even one whose guard was leaked.
+
+use crate::engine_ref::EngineRef;
+use crate::memb::DomainGuard;
+use crate::stats::Stats;
+use crate::wait::InsideSection;
+use quietus_kvfree::{Config, Cookie as Number, GracePeriods, Kvfree};
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+// SAFETY: 1: `elapsed` is true when a grace period with that number or a later one has completed: B, C, G. 2: `start` is a
+// read-modify-write of the sequence, and the driver's heavy fence follows its load of it: A, B, E. 3: `completed` only grows.
+// 4: `advance` only tries the lock; nothing here allocates or retires.
+unsafe impl GracePeriods for EngineRef {
+    #[inline]
+    fn start(&self) -> Number {
+        Number((**self).start())
+    }
+    #[inline]
+    fn poll(&self, cookie: Number) -> bool {
+        self.elapsed(cookie.0)
+    }
+    fn advance(&self, cookie: Number) -> bool {
+        (**self).advance(cookie.0)
+    }
+    fn synchronize(&self, cookie: Number) {
+        self.wait_for(cookie.0);
+    }
+    fn inside(&self) -> bool {
+        EngineRef::inside(self)
+    }
+}
+
+/// Readers, grace periods, and what is retired to them: one instance of RCU.
+///
+/// ```
+/// use quietus::{Atomic, Domain, Shared, slab::Cache, slab::SlabBox};
+/// use std::sync::atomic::Ordering::{AcqRel, Acquire};
+/// let domain = Domain::new();
+/// let cache: Cache<u64> = Cache::new("values");
+/// // SAFETY: the object stays live until it is retired below.
+/// let slot = Atomic::new(unsafe { Shared::from_raw(SlabBox::into_raw(cache.alloc(1))) });
+/// {
+///     let guard = domain.pin();
+///     // SAFETY: published above, retired below, after a grace period.
+///     let value = unsafe { slot.load(Acquire, &guard).as_ref() };
+///     assert_eq!(value, Some(&1));
+///     let old = slot.swap(Shared::null(), AcqRel, &guard);
+///     // SAFETY: unlinked, by us alone; it came from a slab cache.
+///     unsafe { domain.retire(std::ptr::NonNull::new(old.as_raw()).unwrap()) };
+/// }
+/// domain.barrier();
+/// assert_eq!(domain.stats().kvfree.pending_objects, 0);
+/// ```
+pub struct Domain {
+    // Dropped first: it uses the engine.
+    kvfree: Kvfree<EngineRef>,
+    engine: EngineRef,
+}
+
+/// Settings of a [`Domain`].
+#[derive(Debug, Clone, Default)]
+pub struct Builder {
+    config: Config,
+}
+
+impl Builder {
+    /// Bytes that may wait for their grace period before retiring threads help, and yield the processor a bounded number of
+    /// times. Default: 4 MiB. A target, not a hard limit: retiring never waits.
+    pub fn budget(mut self, bytes: usize) -> Self {
+        self.config.budget = bytes;
+        self
+    }
+    /// How long a retired object may lie in a half-full block. After this, and a grace period, it is free. Default: 50 ms.
+    pub fn age_limit(mut self, age: Duration) -> Self {
+        self.config.age = age.max(Duration::from_millis(1));
+        self
+    }
+    /// Empty blocks kept for each CPU (0: none). Default: 5.
+    pub fn reserve(mut self, blocks: u32) -> Self {
+        self.config.reserve = blocks;
+        self
+    }
+    /// Whether the domain has a worker thread. Without it, call [`Domain::tick`]. Default: yes.
+    pub fn workers(mut self, yes: bool) -> Self {
+        self.config.workers = yes;
+        self
+    }
+    /// Makes the domain.
+    ///
+    /// # Panics
+    /// When the worker cannot be started, or no per-CPU words are left (two for each domain).
+    pub fn build(self) -> Domain {
+        Domain::over(EngineRef::private(), self.config)
+    }
+}
+
+impl Domain {
+    /// A private domain with the default settings.
+    ///
+    /// # Panics
+    /// As [`Builder::build`].
+    pub fn new() -> Domain {
+        Self::builder().build()
+    }
+
+    /// Settings for a private domain.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The process's own domain, made at first use: the one that [`pin`](crate::pin) and [`Rcu`](crate::Rcu) use.
+    #[inline]
+    pub fn global() -> &'static Domain {
+        static GLOBAL: OnceLock<Domain> = OnceLock::new();
+        GLOBAL.get_or_init(|| Domain::over(EngineRef::Global, Config::default()))
+    }
+
+    fn over(engine: EngineRef, config: Config) -> Domain {
+        Domain { kvfree: Kvfree::new(engine.clone(), config), engine }
+    }
+
+    /// Opens a read-side section of this domain. Never blocks; the thread's first call registers it.
+    #[inline]
+    pub fn pin(&self) -> DomainGuard<'_> {
+        DomainGuard::pin(&self.engine)
+    }
+
+    /// Waits until every section that is open now has ended (`synchronize_rcu`). Drives the grace period itself.
+    ///
+    /// # Panics
+    /// Inside a section of this domain: it would wait for itself.
+    pub fn synchronize(&self) {
+        self.engine.synchronize();
+    }
+
+    /// [`synchronize`](Self::synchronize) with an error instead of a panic.
+    pub fn try_synchronize(&self) -> Result<(), InsideSection> {
+        self.engine.try_synchronize()
+    }
+
+    /// A cookie for what this thread has unlinked up to now (`start_poll_synchronize_rcu`).
+    pub fn cookie(&self) -> Cookie<'_> {
+        Cookie { engine: &self.engine, number: (*self.engine).start() }
+    }
+
+    /// Runs a closure after a grace period (`call_rcu`), on a worker's, ticker's or barrier's thread. Allocates a `Box`.
+    pub fn defer<F: FnOnce() + Send + 'static>(&self, f: F) {
+        self.kvfree.defer(f);
+    }
+
+    /// Frees an object of the slab allocator after a grace period, dropping its value first. Takes a few nanoseconds and no
+    /// lock, inside a section or not.
+    ///
+    /// # Safety
+    /// 1. `object` is an object of [`slab`](crate::slab) that holds a live `T`; no section of this domain that begins from now
+    ///    on can reach it, nobody retires or frees it again, and sections that still reach it only read.
+    /// 2. What `T` borrows lives until it is dropped: until a [`barrier`](Self::barrier), or the drop of this domain.
+    #[inline(always)]
+    pub unsafe fn retire<T: Send>(&self, object: NonNull<T>) {
+        // SAFETY: the contracts are the same.
+        unsafe { self.kvfree.retire(object) }
+    }
+
+    /// Frees slab memory after a grace period; no destructor runs.
+    ///
+    /// # Safety
+    /// 1. As [`retire`](Self::retire), without the value.
+    #[inline(always)]
+    pub unsafe fn retire_ptr(&self, object: NonNull<u8>) {
+        // SAFETY: the contracts are the same.
+        unsafe { self.kvfree.retire_ptr(object) }
+    }
+
+    /// Drops a `Box` after a grace period.
+    ///
+    /// # Safety
+    /// 1. `object` came from `Box::into_raw`; otherwise as [`retire`](Self::retire).
+    #[inline]
+    pub unsafe fn retire_box<T: Send>(&self, object: NonNull<T>) {
+        // SAFETY: the contracts are the same.
+        unsafe { self.kvfree.retire_box(object) }
+    }
+
+    /// Frees everything retired or deferred before the call, and what that retires (`rcu_barrier`, `kvfree_rcu_barrier`). Waits
+    /// for grace periods; deferred functions may run on this thread.
+    ///
+    /// # Panics
+    /// Inside a section of this domain, or inside one of its deferred functions: it would wait for itself.
+    pub fn barrier(&self) {
+        self.kvfree.barrier();
+    }
+
+    /// Closes half-full blocks and starts a grace period for them. Does not wait.
+    pub fn flush(&self) {
+        self.kvfree.flush();
+    }
+
+    /// One round of the worker's duties on this thread, for a domain without workers. Never waits; runs deferred functions.
+    /// Returns whether something is still pending.
+    pub fn tick(&self) -> bool {
+        self.kvfree.tick()
+    }
+
+    /// What is pending, and what has happened.
+    pub fn stats(&self) -> Stats {
+        Stats::of(self.kvfree.stats(), self.engine.counts())
+    }
+}
+
+impl Default for Domain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Domain {
+    fn drop(&mut self) {
+        if let EngineRef::Private(engine) = &self.engine {
+            // SAFETY: (1) guards borrow the domain, and this is a `&mut`: what is left of sections is leaked guards,
+            // through which nothing can be read any more.
+            unsafe { engine.abandon_sections() };
+        }
+    }
+}
+
+impl fmt::Debug for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Domain").finish_non_exhaustive()
+    }
+}
+
+/// A point in a domain's sequence of grace periods: elapsed when every section that was open then has ended.
+#[derive(Clone, Copy)]
+pub struct Cookie<'d> {
+    engine: &'d EngineRef,
+    number: u64,
+}
+
+impl Cookie<'_> {
+    /// Has its grace period ended (`poll_state_synchronize_rcu`)? Never waits, but pushes the grace period on: from a load to a
+    /// membarrier (some microseconds). Inside a section opened before the cookie was taken the answer stays false.
+    pub fn is_elapsed(&self) -> bool {
+        (**self.engine).advance(self.number)
+    }
+
+    /// Waits for its grace period (`cond_synchronize_rcu`).
+    ///
+    /// # Panics
+    /// Inside a section of the domain.
+    pub fn wait(self) {
+        self.engine.wait_for(self.number);
+    }
+
+    /// Waits for its grace period, at most so long. Returns whether it has ended.
+    ///
+    /// # Panics
+    /// Inside a section of the domain.
+    pub fn wait_timeout(&self, timeout: Duration) -> bool {
+        self.engine.try_wait_until(self.number, Instant::now().checked_add(timeout)).unwrap_or_else(|inside| panic!("{inside}"))
+    }
+}
+
+impl fmt::Debug for Cookie<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cookie").field(&self.number).finish()
+    }
+}
