@@ -18,10 +18,10 @@ use std::sync::atomic::Ordering::Relaxed;
 #[derive(Clone, Copy)]
 pub(crate) struct Item {
     pub(crate) lane: Lane,
+    pub(crate) weight: u32,
     pub(crate) pointer: *mut u8,
     /// Null unless the lane is [`CALL`].
     pub(crate) function: *mut u8,
-    pub(crate) weight: u32,
 }
 
 /// Objects of this weight close their block at once: 64 KiB.
@@ -31,20 +31,37 @@ pub(crate) const HEAVY: u32 = (64 << 10) / quietus_slab::raw::WEIGHT_UNIT as u32
 const YIELDS: u32 = 50;
 
 impl<G: GracePeriods> Shared<G> {
-    /// Puts an item into the open block of this CPU.
+    /// Puts an object into the open block of this CPU.
+    ///
+    /// # Safety
+    /// 1. `lane` is a cache's id or [`MIXED`].
     #[inline(always)]
-    pub(crate) fn collect(&self, item: Item) {
-        let word = self.lanes.word(item.lane);
-        let done = if item.lane == CALL {
-            word.retire_pair(item.pointer, item.function, item.weight)
-        } else {
-            word.retire(item.pointer, item.weight)
-        };
-        if !done {
-            self.collect_slow(item);
-        } else if item.weight >= HEAVY {
-            self.close_heavy(item);
+    pub(crate) unsafe fn collect(&self, lane: Lane, pointer: *mut u8, weight: u32) {
+        // SAFETY: by (1).
+        let done = unsafe { self.lanes.word(lane) }.retire(pointer, weight);
+        if !done || weight >= HEAVY {
+            self.collect_rest(lane, pointer, weight, done);
         }
+    }
+
+    /// Puts a pointer and its function into the open block of this CPU.
+    #[inline(always)]
+    pub(crate) fn collect_call(&self, pointer: *mut u8, function: *mut u8, weight: u32) {
+        // SAFETY: CALL is a lane.
+        let done = unsafe { self.lanes.word(CALL) }.retire_pair(pointer, function, weight);
+        if !done {
+            self.collect_slow(Item { lane: CALL, weight, pointer, function });
+        } else if weight >= HEAVY {
+            self.close_heavy(Item { lane: CALL, weight, pointer, function });
+        }
+    }
+
+    /// Not collected yet, or collected and heavy.
+    #[cold]
+    #[inline(never)]
+    fn collect_rest(&self, lane: Lane, pointer: *mut u8, weight: u32, done: bool) {
+        let item = Item { lane, weight, pointer, function: std::ptr::null_mut() };
+        if done { self.close_heavy(item) } else { self.collect_slow(item) }
     }
 
     #[cold]
@@ -54,7 +71,8 @@ impl<G: GracePeriods> Shared<G> {
             Some(word) => word,
             None => {
                 item.lane = MIXED;
-                self.lanes.word(MIXED)
+                // SAFETY: MIXED is a lane.
+                unsafe { self.lanes.word(MIXED) }
             }
         };
         let mut spare = None;
@@ -66,7 +84,7 @@ impl<G: GracePeriods> Shared<G> {
             }
             let old = word.load(site);
             let (open, _) = unpack(old);
-            if open.is_some() && open.block().len() < open.block().capacity() {
+            if open.is_some() && open.block().filled() < open.block().capacity() {
                 continue; // there is room, but not for us just now: moved, or the slot is busy
             }
             let Some(fresh) = spare.take().or_else(|| self.empty_block(site)) else { break };
@@ -185,7 +203,8 @@ impl<G: GracePeriods> Shared<G> {
     /// Closes the open block that a heavy object has just gone into, so that few bytes wait for the block to fill.
     #[cold]
     fn close_heavy(&self, item: Item) {
-        let word = self.lanes.word(item.lane);
+        // SAFETY: an item's lane is one.
+        let word = unsafe { self.lanes.word(item.lane) };
         for site in sites() {
             let old = word.load(site);
             let (open, _) = unpack(old);
@@ -208,15 +227,10 @@ impl<G: GracePeriods> Shared<G> {
         let site = sites().next().expect("there is always a slot");
         if let Some(b) = self.empty_block(site) {
             self.prepare(b, item, site);
+            let both = [item.pointer, item.function];
             b.block().set_capacity(2);
             // SAFETY: a block from the reserve is ours.
-            unsafe {
-                b.block().push(item.pointer);
-                if item.lane == CALL {
-                    b.block().push(item.function);
-                }
-            }
-            b.block().set_weight(item.weight);
+            unsafe { b.block().retire(if item.lane == CALL { &both } else { &both[..1] }, item.weight) };
             self.counters.strays.add(1);
             self.strays.push(b);
             self.ring();

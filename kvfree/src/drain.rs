@@ -29,7 +29,7 @@ impl<G: GracePeriods> Shared<G> {
                 |stopped| {
                     for &word in words {
                         let (open, mut chain) = unpack(stopped.take(word, 0));
-                        if open.is_some() && open.block().is_empty() {
+                        if open.is_some() && open.block().filled() == 0 {
                             open.block().set_next(empties);
                             empties = open;
                         } else if open.is_some() {
@@ -85,7 +85,7 @@ impl<G: GracePeriods> Shared<G> {
             for site in raw::all_sites() {
                 let (open, closed) = unpack(word.load(site));
                 for b in [open, closed].into_iter().filter(|b| b.is_some()) {
-                    size.objects += crate::lane::Kind::of(b).objects(b.block().len());
+                    size.objects += crate::lane::Kind::of(b).objects(b.block().filled());
                     size.bytes += b.block().bytes() as u64;
                 }
             }

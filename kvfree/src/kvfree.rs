@@ -2,9 +2,7 @@
 //!
 //! Handed to by users and by `quietus`; hands to [`collect`](crate::collect).
 
-use crate::collect::Item;
 use crate::grace::GracePeriods;
-use crate::lane::CALL;
 use crate::reclaim::Function;
 use crate::shared::{Config, Shared};
 use crate::stats::Stats;
@@ -96,8 +94,8 @@ impl<G: GracePeriods> Kvfree<G> {
         let pointer = object.as_ptr();
         // SAFETY: by (1) it is an object of the allocator.
         let slab = unsafe { raw::slab(pointer) };
-        let function = std::ptr::null_mut();
-        self.shared.collect(Item { lane: slab.lane(), pointer, function, weight: slab.weight() });
+        // SAFETY: a slab's lane is its cache's id, or 0.
+        unsafe { self.shared.collect(slab.lane(), pointer, slab.weight()) };
     }
 
     /// Drops a `Box` after a grace period.
@@ -118,7 +116,7 @@ impl<G: GracePeriods> Kvfree<G> {
     pub unsafe fn call(&self, pointer: NonNull<u8>, function: unsafe fn(*mut u8), bytes: usize) {
         let function: Function = function;
         let weight = bytes.div_ceil(WEIGHT_UNIT).min(1 << 22) as u32;
-        self.shared.collect(Item { lane: CALL, pointer: pointer.as_ptr(), function: function as *mut u8, weight });
+        self.shared.collect_call(pointer.as_ptr(), function as *mut u8, weight);
     }
 
     /// Runs a closure after a grace period (`call_rcu`). Allocates a `Box` for it.

@@ -70,7 +70,7 @@ pub(crate) fn capacity(lane: Lane, weight: u32) -> u32 {
 }
 
 pub(crate) struct Lanes {
-    words: Box<[AtomicU32]>,
+    words: [AtomicU32; LANES],
     /// Words in use, for drains.
     used: Mutex<Vec<Word>>,
 }
@@ -78,7 +78,7 @@ pub(crate) struct Lanes {
 impl Lanes {
     pub(crate) fn new() -> Self {
         let lanes = Lanes {
-            words: (0..LANES).map(|_| AtomicU32::new(Word::NONE.get())).collect(),
+            words: [const { AtomicU32::new(Word::NONE.get()) }; LANES],
             used: Mutex::new(Vec::with_capacity(LANES)),
         };
         lanes.open(MIXED).and(lanes.open(CALL)).expect("no per-CPU words left (8,190 for all caches and domains)");
@@ -86,11 +86,14 @@ impl Lanes {
     }
 
     /// The lane's word; [`Word::NONE`] if it was never used.
+    ///
+    /// # Safety
+    /// 1. `lane` is a cache's id, [`MIXED`] or [`CALL`].
     #[inline(always)]
-    pub(crate) fn word(&self, lane: Lane) -> Word {
+    pub(crate) unsafe fn word(&self, lane: Lane) -> Word {
         // Relaxed: the word is a number; what it leads to is zero until a block is installed (R).
-        // SAFETY: stored from `Word::get`.
-        unsafe { Word::from_raw(self.words[usize::from(lane)].load(Relaxed)) }
+        // SAFETY: ids are below `CALL`, so by (1) the lane exists; stored from `Word::get`.
+        unsafe { Word::from_raw(self.words.get_unchecked(usize::from(lane)).load(Relaxed)) }
     }
 
     /// The lane's word, made at first use; never waits, never allocates memory. `None`: all words are in use, or a drain is

@@ -60,7 +60,7 @@ pub(crate) struct Size {
 pub(crate) fn measure(mut b: BlockNo) -> Size {
     let mut size = Size::default();
     while b.is_some() {
-        size.objects += Kind::of(b).objects(b.block().len());
+        size.objects += Kind::of(b).objects(b.block().filled());
         size.bytes += b.block().bytes() as u64;
         b = b.block().next();
     }
@@ -97,7 +97,6 @@ impl Queue {
         !self.plain.head.is_some() && !self.calls.head.is_some()
     }
 
-
     /// Number of the youngest batch.
     pub(crate) fn last(&self) -> u64 {
         self.last
@@ -105,12 +104,7 @@ impl Queue {
 
     /// Takes the oldest batch for which `elapsed` holds; those with calls only if asked for. It counts as running until
     /// [`Running::finished`].
-    pub(crate) fn take(
-        &mut self,
-        running: &Running,
-        calls: bool,
-        elapsed: impl Fn(Cookie) -> bool,
-    ) -> Option<Batch> {
+    pub(crate) fn take(&mut self, running: &Running, calls: bool, elapsed: impl Fn(Cookie) -> bool) -> Option<Batch> {
         // Relaxed: places are taken under the lock only.
         let place = running.0.iter().position(|n| n.load(Relaxed) == 0)?;
         let ready = |f: &Fifo| f.cookie().filter(|&c| elapsed(c));

@@ -55,7 +55,8 @@ impl<G: GracePeriods> Shared<G> {
         let mut budget = HELP_BATCHES;
         loop {
             let mut queue = self.queue.try_lock()?;
-            let Some(batch) = (budget > 0).then(|| queue.take(&self.running, false, |c| self.gp.poll(c))).flatten() else {
+            let Some(batch) = (budget > 0).then(|| queue.take(&self.running, false, |c| self.gp.poll(c))).flatten()
+            else {
                 return queue.oldest();
             };
             drop(queue);
@@ -118,12 +119,12 @@ impl<G: GracePeriods> Shared<G> {
             Kind::Same => unsafe { quietus_slab::raw::recycle(b) },
             Kind::Mixed => {
                 // SAFETY: the objects' grace period is over; retire's contract says that each is there once.
-                unsafe { quietus_slab::free_bulk(b.block().pointers()) };
+                unsafe { quietus_slab::free_bulk(b.block().retired()) };
                 self.reserve.put(b);
             }
             Kind::Call => {
                 // SAFETY: the block is ours until it goes back to the reserve.
-                for pair in unsafe { b.block().pointers() }.chunks_exact(2) {
+                for pair in unsafe { b.block().retired() }.chunks_exact(2) {
                     self.call(pair[0], pair[1]);
                 }
                 self.reserve.put(b);

@@ -80,16 +80,16 @@ pub unsafe fn recycle(b: BlockNo) {
     if !b.is_some() {
         return;
     }
-    if b.block().is_empty() {
+    if b.block().filled() == 0 {
         return page::put_page(b);
     }
     // SAFETY: by (1) the block holds an object.
     let slab = unsafe { slab_of(b.block().slot(0)) };
-    b.block().fill.store(u64::from(b.block().len()), std::sync::atomic::Ordering::Relaxed);
+    b.block().become_sheaf();
     match slab.cache() {
         Some(core) if b.block().len() * 2 >= core.block_capacity() => core.take_in(b),
         Some(core) => {
-            b.block().cap.store(core.block_capacity().max(b.block().len()), std::sync::atomic::Ordering::Relaxed);
+            b.block().set_capacity(core.block_capacity().max(b.block().len()));
             core.take_in_loose(b);
         }
         None => {

@@ -385,7 +385,7 @@ impl Core {
         if self.block_capacity() == 0 || self.dead.load(Relaxed) {
             return self.flush_block(b);
         }
-        b.block().cap.store(self.block_capacity().max(b.block().len()), Relaxed);
+        b.block().set_capacity(self.block_capacity().max(b.block().len()));
         match self.here().0.put_block(b, self.barn_most()) {
             Ok(()) => {
                 self.counters.barn_put.add(1);

@@ -10,6 +10,9 @@
 //! Number 0 is a page of capacity 0 that nobody owns: "no block" needs no test on a fast path, because it is empty for a pop
 //! and full for a push. Number 1 is its twin and marks the words of a dead cache.
 //!
+//! The two lengths stand at different offsets because blocks are pages: an allocation's load of one block's length would look
+//! like it depended on a retire's store of another's, if both had the same offset in their page.
+//!
 //! # Ordering
 //! A block has one owner at a time (a per-CPU word, a list under a lock, a stack, a thread). Its fields are atomics only
 //! because a stale reader may look: statistics, and the pop of a stack, which reads `next` of a block that it may not get.
@@ -33,12 +36,15 @@ pub const WEIGHT_UNIT: usize = 16;
 /// One page of pointers. See the module for who owns it when.
 #[repr(C, align(4096))]
 pub struct Block {
-    /// Low half: number of slots in use. High half: their bytes in units of [`WEIGHT_UNIT`] (retire side only).
-    pub(crate) fill: AtomicU64,
+    /// As a sheaf: number of free objects in the slots.
+    pub(crate) len: AtomicU32,
+    pad: u32,
     /// Slots that may be used.
     pub(crate) cap: AtomicU32,
     /// The next block of the chain or stack that this one is in.
     pub(crate) next: AtomicU32,
+    /// As a retire block: low half, number of slots in use; high half, their bytes in units of [`WEIGHT_UNIT`].
+    pub(crate) fill: AtomicU64,
     /// Free for the owner of a closed chain: the grace period it waits for.
     pub cookie: AtomicU64,
     /// Free for the owner of a closed chain: first block of the next batch in the queue.
@@ -49,12 +55,13 @@ pub struct Block {
     pub opened: AtomicU64,
     /// Free for the opener: which kind of lane filled it.
     pub kind: AtomicU32,
-    reserved: [u32; 5],
+    reserved: [u32; 3],
     pub(crate) slots: [UnsafeCell<*mut u8>; SLOTS as usize],
 }
 
 const _: () = assert!(size_of::<Block>() == BLOCK_BYTES);
 const _: () = assert!(std::mem::offset_of!(Block, slots) == 64);
+const _: () = assert!(std::mem::offset_of!(Block, len) == 0 && std::mem::offset_of!(Block, fill) == 16);
 const _: () = assert!(std::mem::offset_of!(Block, cap) == 8 && std::mem::offset_of!(Block, next) == 12);
 
 // SAFETY: every field but `slots` is atomic; `slots` are touched only by the block's one owner (module doc), and ownership
@@ -95,15 +102,19 @@ impl BlockNo {
 }
 
 impl Block {
-    /// Slots in use. Racy unless the caller owns the block.
+    /// Free objects in a sheaf. Racy unless the caller owns the block.
     pub fn len(&self) -> u32 {
-        self.fill.load(Relaxed) as u32
+        self.len.load(Relaxed)
     }
-    /// Is no slot in use?
+    /// Is there no free object in the sheaf?
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Bytes held, as told by whoever pushed (retire side only).
+    /// Slots in use in a retire block. Racy unless the caller owns the block.
+    pub fn filled(&self) -> u32 {
+        self.fill.load(Relaxed) as u32
+    }
+    /// Bytes in a retire block, as told by whoever retired.
     pub fn bytes(&self) -> usize {
         (self.fill.load(Relaxed) >> 32) as usize * WEIGHT_UNIT
     }
@@ -114,6 +125,7 @@ impl Block {
     /// Makes an owned block empty, with room for `cap` slots.
     pub fn reset(&self, cap: u32) {
         debug_assert!(cap <= SLOTS);
+        self.len.store(0, Relaxed);
         self.fill.store(0, Relaxed);
         self.cap.store(cap, Relaxed);
         self.next.store(0, Relaxed);
@@ -129,7 +141,7 @@ impl Block {
     /// Slot `i` of a block.
     ///
     /// # Safety
-    /// 1. The caller owns the block, and `i` is below its length.
+    /// 1. The caller owns the block, and slot `i` is in use.
     pub unsafe fn slot(&self, i: u32) -> *mut u8 {
         // SAFETY: by (1) nobody writes it; `i` < len <= SLOTS.
         unsafe { *self.slots.get_unchecked(i as usize).get() }
@@ -145,7 +157,7 @@ impl Block {
         }
         // SAFETY: by (1) nobody else touches the slots; n < cap <= SLOTS.
         unsafe { *self.slots[n as usize].get() = p };
-        self.fill.store(self.fill.load(Relaxed) + 1, Relaxed);
+        self.len.store(n + 1, Relaxed);
         true
     }
     /// Takes the newest pointer of an owned block.
@@ -156,10 +168,10 @@ impl Block {
         let n = self.len().checked_sub(1)?;
         // SAFETY: by (1); n < len.
         let p = unsafe { self.slot(n) };
-        self.fill.store(u64::from(n), Relaxed);
+        self.len.store(n, Relaxed);
         Some(p)
     }
-    /// The pointers of an owned block.
+    /// The free objects of an owned sheaf.
     ///
     /// # Safety
     /// 1. The caller owns the block for `'a`, and pushes and pops nothing meanwhile.
@@ -167,19 +179,45 @@ impl Block {
         // SAFETY: by (1) `len` slots are initialised and nobody writes them; UnsafeCell<*mut u8> has the layout of *mut u8.
         unsafe { std::slice::from_raw_parts(self.slots.as_ptr().cast::<*mut u8>(), self.len() as usize) }
     }
+    /// The slots in use of an owned retire block.
+    ///
+    /// # Safety
+    /// 1. As [`pointers`](Self::pointers).
+    pub unsafe fn retired<'a>(&self) -> &'a [*mut u8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts(self.slots.as_ptr().cast::<*mut u8>(), self.filled() as usize) }
+    }
+    /// Adds `items` to a retire block: all, or none.
+    ///
+    /// # Safety
+    /// 1. The caller owns the block.
+    pub unsafe fn retire(&self, items: &[*mut u8], weight: u32) -> bool {
+        let n = self.filled();
+        if n + items.len() as u32 > self.capacity() {
+            return false;
+        }
+        for (slot, &p) in self.slots[n as usize..].iter().zip(items) {
+            // SAFETY: by (1) nobody else touches the slots.
+            unsafe { *slot.get() = p };
+        }
+        let fill = self.fill.load(Relaxed);
+        self.fill.store(fill + items.len() as u64 + (u64::from(weight) << 32), Relaxed);
+        true
+    }
+    /// Turns an owned retire block, whose objects are free by now, into a sheaf of them.
+    pub fn become_sheaf(&self) {
+        self.len.store(self.filled(), Relaxed);
+        self.fill.store(0, Relaxed);
+    }
     /// Limits an owned block to `cap` slots.
     pub fn set_capacity(&self, cap: u32) {
         debug_assert!(cap <= SLOTS);
         self.cap.store(cap, Relaxed);
     }
-    /// Sets the bytes of an owned block, in units of [`WEIGHT_UNIT`].
-    pub fn set_weight(&self, weight: u32) {
-        self.fill.store(u64::from(self.len()) | u64::from(weight) << 32, Relaxed);
-    }
     /// Invariants of a block at rest; run by drains and barriers in debug builds.
     pub fn check(&self) {
         debug_assert!(self.cap.load(Relaxed) <= SLOTS, "block capacity out of range");
-        debug_assert!(self.len() <= SLOTS, "block length out of range");
+        debug_assert!(self.len() <= SLOTS && self.filled() <= SLOTS, "block length out of range");
     }
 }
 

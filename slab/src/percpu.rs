@@ -126,7 +126,7 @@ impl Word {
 
     /// The number that [`from_raw`](Self::from_raw) takes.
     #[inline(always)]
-    pub fn get(self) -> u32 {
+    pub const fn get(self) -> u32 {
         self.0
     }
 
@@ -217,21 +217,23 @@ impl Word {
         if site.0 < area().cpus {
             return rseq::push(self.0, p);
         }
-        self.with_low(site, |b| push_weighed(b, &[p], 0)).unwrap_or(false)
+        push_low(self, site, p)
     }
     /// [`retire`](Self::retire) in a region of the caller's choice.
     pub fn retire_at(self, site: Site, p: *mut u8, weight: u32) -> bool {
         if site.0 < area().cpus {
             return rseq::retire(self.0, p, weight);
         }
-        self.with_low(site, |b| push_weighed(b, &[p], weight)).unwrap_or(false)
+        // SAFETY: as in `pop_at`.
+        self.with_low(site, |b| unsafe { b.block().retire(&[p], weight) }).unwrap_or(false)
     }
     /// [`retire_pair`](Self::retire_pair) in a region of the caller's choice.
     pub fn retire_pair_at(self, site: Site, p: *mut u8, q: *mut u8, weight: u32) -> bool {
         if site.0 < area().cpus {
             return rseq::retire_pair(self.0, p, q, weight);
         }
-        self.with_low(site, |b| push_weighed(b, &[p, q], weight)).unwrap_or(false)
+        // SAFETY: as in `pop_at`.
+        self.with_low(site, |b| unsafe { b.block().retire(&[p, q], weight) }).unwrap_or(false)
     }
 
     /// Runs `f` on the low block of a slot's word, under the slot's lock. `None`: somebody else has the lock.
@@ -242,20 +244,9 @@ impl Word {
     }
 }
 
-/// Pushes under a slot's lock: all of `items`, or none.
-fn push_weighed(b: BlockNo, items: &[*mut u8], weight: u32) -> bool {
-    let block = b.block();
-    let n = block.len();
-    if n + items.len() as u32 > block.capacity() {
-        return false;
-    }
-    for (slot, &p) in block.slots[n as usize..].iter().zip(items) {
-        // SAFETY: the slot's lock makes the block ours.
-        unsafe { *slot.get() = p };
-    }
-    let fill = block.fill.load(Relaxed);
-    block.fill.store(fill + items.len() as u64 + (u64::from(weight) << 32), Relaxed);
-    true
+fn push_low(word: Word, site: Site, p: *mut u8) -> bool {
+    // SAFETY: `with_low` holds the slot's lock, so the low block is ours.
+    word.with_low(site, |b| unsafe { b.block().push(p) }).unwrap_or(false)
 }
 
 /// The lock of a slot, held.

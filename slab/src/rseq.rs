@@ -10,7 +10,7 @@
 //! # Layout
 //! `base` points to CPU 0's region of the word area; regions are `1 << REGION_SHIFT` bytes apart. The first word of a region
 //! is its stop flag; the word at a `word` offset holds two block numbers, low and high. A block is a page: length (u32 at 0),
-//! weight (u32 at 4), capacity (u32 at 8), next (u32 at 12), slots from 64. Lengths are 32 bits wide on purpose: 16-bit
+//! capacity (u32 at 8), next (u32 at 12), fill (u64 at 16: slots in use, weight), slots from 64. Lengths are 32 bits wide on purpose: 16-bit
 //! ones cost twice as much on Zen 4.
 //!
 //! # Ordering
@@ -192,9 +192,9 @@ pub(crate) fn retire(word: u32, item: *mut u8, weight: u32) -> bool {
         section!("", "jae {no}",
             "cmp dword ptr [{t}], 0", "jne {no}",
             "mov {b:e}, dword ptr [{t} + {w}]", "shl {b}, 12", "add {b}, {blocks}",
-            "mov {t}, [{b}]", "mov {n:e}, {t:e}", "cmp {n:e}, dword ptr [{b} + 8]", "jae {no}",
+            "mov {t}, [{b} + 16]", "mov {n:e}, {t:e}", "cmp {n:e}, dword ptr [{b} + 8]", "jae {no}",
             "mov [{b} + {n}*8 + 64], {i}", "add {t}, {inc}",
-            "mov [{b}], {t}"; // commit
+            "mov [{b} + 16], {t}"; // commit
             t = out(reg) _, b = out(reg) _, n = out(reg) _, i = in(reg) item, inc = in(reg) 1 | u64::from(weight) << 32,
             o = in(reg) offset, w = in(reg) u64::from(word),
             base = in(reg) PARAMS.base.load(Relaxed), blocks = in(reg) PARAMS.blocks.load(Relaxed),
@@ -215,9 +215,9 @@ pub(crate) fn retire_pair(word: u32, first: *mut u8, second: *mut u8, weight: u3
         section!("", "jae {no}",
             "cmp dword ptr [{t}], 0", "jne {no}",
             "mov {b:e}, dword ptr [{t} + {w}]", "shl {b}, 12", "add {b}, {blocks}",
-            "mov {t}, [{b}]", "mov {n:e}, {t:e}", "cmp {n:e}, dword ptr [{b} + 8]", "jae {no}",
+            "mov {t}, [{b} + 16]", "mov {n:e}, {t:e}", "cmp {n:e}, dword ptr [{b} + 8]", "jae {no}",
             "mov [{b} + {n}*8 + 64], {i}", "mov [{b} + {n}*8 + 72], {k}", "add {t}, {inc}",
-            "mov [{b}], {t}"; // commit
+            "mov [{b} + 16], {t}"; // commit
             t = out(reg) _, b = out(reg) _, n = out(reg) _, i = in(reg) first, k = in(reg) second,
             inc = in(reg) 2 | u64::from(weight) << 32,
             o = in(reg) offset, w = in(reg) u64::from(word),

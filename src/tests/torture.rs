@@ -5,6 +5,7 @@ use crate::atomic::{Atomic, Shared};
 use crate::engine_ref::EngineRef;
 use crate::memb::{DomainGuard, pin};
 use crate::section::Section;
+use crate::sync::Line;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -135,7 +136,7 @@ impl Drop for Done<'_> {
 fn store_buffering() {
     const ROUNDS: u64 = 200_000;
     let engine = EngineRef::private();
-    let [turn, value, seen, concluded] = [const { AtomicU64::new(0) }; 4];
+    let [Line(turn), Line(value), Line(seen), Line(concluded)] = &[const { Line(AtomicU64::new(0)) }; 4];
     let await_round = |word: &AtomicU64, round: u64| {
         for spins in 0.. {
             if word.load(Ordering::Acquire) >= round {
@@ -150,13 +151,15 @@ fn store_buffering() {
         scope.spawn(|| {
             drop(DomainGuard::pin(&engine));
             for round in 1..=ROUNDS {
-                await_round(&turn, round);
+                await_round(turn, round);
+                // The old value is at hand, the slot is not: that makes the store wait longer than the load.
+                std::hint::black_box(value.load(Ordering::Relaxed));
                 let guard = DomainGuard::pin(&engine);
                 let old = value.load(Ordering::Relaxed) < round;
                 saw_old.store(old, Ordering::Relaxed);
                 seen.store(round, Ordering::Release);
                 if old {
-                    await_round(&concluded, round);
+                    await_round(concluded, round);
                 }
                 drop(guard);
             }
@@ -164,12 +167,12 @@ fn store_buffering() {
         for round in 1..=ROUNDS {
             turn.store(round, Ordering::Release);
             // The reader needs a moment to notice: meet it at every stage of its entry.
-            for step in 0..round % 128 {
+            for step in 0..round % 256 {
                 std::hint::black_box(step);
             }
             value.store(round, Ordering::Relaxed);
             let elapsed = engine.advance(engine.start());
-            await_round(&seen, round);
+            await_round(seen, round);
             wrong += u64::from(elapsed && saw_old.load(Ordering::Relaxed));
             concluded.store(round, Ordering::Release);
         }

@@ -6,7 +6,7 @@
 //! A list is published with Release in the exchange that replaces the old one. The exchange cannot succeed on a stale
 //! look: the old list was read inside the same section, so its memory cannot have become another list since.
 
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
 use super::Fault;
@@ -20,9 +20,9 @@ impl<R: Reclaimer> Map<'_, R> {
     /// Puts `file` into the list of `word`. No other thread may be at the same pair.
     pub(crate) fn put(&self, word: u32, file: u32, work: &mut Work) -> Result<(), Fault> {
         let key = self.vocabulary.key(word);
-        let section = &self.reclaimer.pin();
+        let section = self.reclaimer.pin();
         loop {
-            let Place { link, next, node } = self.seek(section, key, work)?;
+            let Place { link, next, node } = self.seek(&section, key, work)?;
             let Some(node) = node else {
                 let born = self.reclaimer.new_node(Node::born(key, next));
                 // Release: with the Acquire of whoever follows the link; hands on the new node. Acquire: with the
@@ -34,7 +34,7 @@ impl<R: Reclaimer> Map<'_, R> {
                 }
                 continue;
             };
-            // Acquire: with the Release of the exchange below that published the list.
+            // Acquire: with the Release of the exchange in `publish` that published the list.
             let old = node.list.load(Ordering::Acquire);
             if old == dead() {
                 node.mark();
@@ -43,13 +43,14 @@ impl<R: Reclaimer> Map<'_, R> {
             let list = self.open(old, word)?;
             let generation = match list {
                 Some(list) => list.generation() + 1,
-                // Acquire: with the Release in `take`. The node stands in the chain, so the last one was taken out before
-                // and buried before that; nobody buries again before this word has another list.
+                // Acquire: with the Release in `take`. The node stands in the chain, so the last one was taken out
+                // before and buried before that; nobody buries again before this word has another list.
                 None => self.buried[word as usize].load(Ordering::Acquire) + 1,
             };
             let entries = list.map_or(&[][..], |list| list.entries());
             let draft = Draft::with(entries, file).ok_or(Fault::Lost { word, file })?;
-            if self.replace(section, node, old, &draft, word, generation, work) {
+            if self.publish(node, old, &draft, word, generation) {
+                self.finish(section, old, entries.len(), work);
                 return Ok(());
             }
         }
@@ -58,15 +59,16 @@ impl<R: Reclaimer> Map<'_, R> {
     /// Takes `file` out of the list of `word`. No other thread may be at the same pair.
     pub(crate) fn take(&self, word: u32, file: u32, work: &mut Work) -> Result<(), Fault> {
         let key = self.vocabulary.key(word);
-        let section = &self.reclaimer.pin();
+        let section = self.reclaimer.pin();
         loop {
-            let node = self.seek(section, key, work)?.node.ok_or(Fault::Lost { word, file })?;
+            let node = self.seek(&section, key, work)?.node.ok_or(Fault::Lost { word, file })?;
             // Acquire: as in `put`.
             let old = node.list.load(Ordering::Acquire);
             let list = self.open(old, word)?.ok_or(Fault::Lost { word, file })?;
             let draft = Draft::without(list.entries(), file).ok_or(Fault::Lost { word, file })?;
             if draft.len() > 0 {
-                if self.replace(section, node, old, &draft, word, list.generation() + 1, work) {
+                if self.publish(node, old, &draft, word, list.generation() + 1) {
+                    self.finish(section, old, draft.len() + 1, work);
                     return Ok(());
                 }
                 continue;
@@ -76,50 +78,35 @@ impl<R: Reclaimer> Map<'_, R> {
             self.buried[word as usize].fetch_max(list.generation(), Ordering::AcqRel);
             // Release: with the Acquire loads of `list`; hands on the burial. Relaxed on failure: not used.
             if node.list.compare_exchange(old, dead(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                self.retire(section, old, layout(list.entries().len()), work);
                 node.mark();
                 // Takes the node out, unless somebody else has.
-                self.seek(section, key, work)?;
+                self.seek(&section, key, work)?;
+                self.finish(section, old, 1, work);
                 return Ok(());
             }
         }
     }
 
-    /// Publishes the draft in place of `old` and retires that; false if somebody else has replaced it.
-    #[expect(clippy::too_many_arguments, reason = "they are one step of the two loops above")]
-    fn replace(
-        &self,
-        section: &R::Guard<'_>,
-        node: &Node,
-        old: *mut Header,
-        draft: &Draft<'_>,
-        word: u32,
-        generation: u32,
-        work: &mut Work,
-    ) -> bool {
+    /// Publishes the draft in place of `old`; false if somebody else has replaced that.
+    fn publish(&self, node: &Node, old: *mut Header, draft: &Draft<'_>, word: u32, generation: u32) -> bool {
         let new = self.new_list(draft, word, generation);
         // Release: with the Acquire loads of `list`; hands on what the new list holds. Relaxed on failure: not used.
-        if node.list.compare_exchange(old, new.as_ptr(), Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        let done = node.list.compare_exchange(old, new.as_ptr(), Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if !done {
             // SAFETY: the exchange failed, so nobody else has seen the list.
             unsafe { self.reclaimer.free_list(new.cast(), layout(draft.len())) };
-            return false;
         }
-        if old.is_null() {
-            work.count_update();
-        } else {
-            let replaced = if draft.added.is_some() { draft.len() - 1 } else { draft.len() + 1 };
-            self.retire(section, old, layout(replaced), work);
-        }
-        true
+        done
     }
 
-    /// Retires a list that an exchange by this thread has just replaced, and counts the update.
-    fn retire(&self, section: &R::Guard<'_>, old: *mut Header, layout: std::alloc::Layout, work: &mut Work) {
-        debug_assert!(old != dead() && !ptr::eq(old, ptr::null()));
-        let Some(old) = NonNull::new(old) else { return };
-        // SAFETY: the caller's exchange took the list off its node, and only one exchange can; later sections cannot
-        // reach it. The layout is the one it was allocated with: its length is what the caller read from it.
-        work.retire_list(layout.size(), || unsafe { self.reclaimer.retire_list(section, old.cast(), layout) });
+    /// Ends the section of an update and retires the list it replaced, of `len` entries, if there was one.
+    #[inline]
+    fn finish(&self, section: R::Guard<'_>, old: *mut Header, len: usize, work: &mut Work) {
         work.count_update();
+        let Some(old) = NonNull::new(old) else { return };
+        let layout = layout(len);
+        // SAFETY: an exchange of this section took the list off its node, and only one exchange can; later sections cannot
+        // reach it. Its length is what it was read from, so the layout is the one it was allocated with.
+        work.retire_list(layout.size(), || unsafe { self.reclaimer.retire_list(section, old.cast(), layout) });
     }
 }

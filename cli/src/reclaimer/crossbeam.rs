@@ -47,7 +47,7 @@ unsafe impl Reclaimer for Crossbeam {
 
     unsafe fn retire_node(&self, section: &Guard, node: NonNull<Node>) {
         // SAFETY: the caller's; a node is retired like any memory, it has nothing to drop.
-        unsafe { self.retire_list(section, node.cast(), Layout::new::<Node>()) };
+        unsafe { self.defer(section, node.cast(), Layout::new::<Node>()) };
     }
 
     fn alloc_list(&self, layout: Layout) -> NonNull<u8> {
@@ -60,20 +60,9 @@ unsafe impl Reclaimer for Crossbeam {
     }
 
     #[inline]
-    unsafe fn retire_list(&self, section: &Guard, list: NonNull<u8>, layout: Layout) {
-        if let Some(freed) = self.freed {
-            // SAFETY: when it runs, no section can see the memory; it was retired once and is freed here. The pointer
-            // may go to another thread: nobody else will use it.
-            unsafe {
-                section.defer_unchecked(move || {
-                    memory::poison_and_free(list, layout);
-                    freed.fetch_add(1, Ordering::Relaxed);
-                });
-            }
-        } else {
-            // SAFETY: as above.
-            unsafe { section.defer_unchecked(move || memory::free(list, layout)) };
-        }
+    unsafe fn retire_list(&self, section: Guard, list: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's. The section, by which crossbeam knows the thread, ends after it.
+        unsafe { self.defer(&section, list, layout) };
     }
 
     /// Asks the collector to advance until a closure deferred now has run: it has no other way to wait.
@@ -102,5 +91,26 @@ unsafe impl Reclaimer for Crossbeam {
     fn account(&self, retired: Retired) -> Account {
         let left = self.freed.map_or(0, |freed| retired.objects - freed.load(Ordering::Relaxed));
         Account { left, peak_bytes: None }
+    }
+}
+
+impl Crossbeam {
+    /// # Safety
+    /// `memory` was allocated with this layout, is retired once, and sections that open later cannot reach it.
+    #[inline]
+    unsafe fn defer(&self, section: &Guard, memory: NonNull<u8>, layout: Layout) {
+        if let Some(freed) = self.freed {
+            // SAFETY: when it runs, no section can see the memory; it was retired once and is freed here. The pointer
+            // may go to another thread: nobody else will use it.
+            unsafe {
+                section.defer_unchecked(move || {
+                    memory::poison_and_free(memory, layout);
+                    freed.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+        } else {
+            // SAFETY: as above.
+            unsafe { section.defer_unchecked(move || memory::free(memory, layout)) };
+        }
     }
 }

@@ -45,7 +45,7 @@ unsafe impl Reclaimer for Leak {
         unsafe { memory::free(list, layout) };
     }
 
-    unsafe fn retire_list(&self, (): &(), _: NonNull<u8>, _: Layout) {}
+    unsafe fn retire_list(&self, (): (), _: NonNull<u8>, _: Layout) {}
 
     fn grace_period(&self) -> bool {
         false

@@ -90,11 +90,12 @@ pub(crate) unsafe trait Reclaimer: Send + Sync + Sized {
     /// From `alloc_list` of this reclaimer with this layout, and nobody else knows or uses it.
     unsafe fn free_list(&self, list: NonNull<u8>, layout: Layout);
 
-    /// Frees a list once every section open now has ended.
+    /// Ends the section, which an update has no more use for, and frees a list once every section open now has ended; each
+    /// reclaimer in the order that suits it.
     ///
     /// # Safety
     /// From `alloc_list` of this reclaimer with this layout, retired once, and sections that open later cannot reach it.
-    unsafe fn retire_list(&self, section: &Self::Guard<'_>, list: NonNull<u8>, layout: Layout);
+    unsafe fn retire_list(&self, section: Self::Guard<'_>, list: NonNull<u8>, layout: Layout);
 
     /// Waits for one grace period; false if there are none.
     fn grace_period(&self) -> bool;
