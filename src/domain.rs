@@ -10,6 +10,7 @@ use crate::memb::DomainGuard;
 use crate::stats::Stats;
 use crate::wait::InsideSection;
 use quietus_kvfree::{Config, Cookie as Number, GracePeriods, Kvfree};
+use quietus_slab::Cache;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
@@ -167,6 +168,17 @@ impl Domain {
     pub unsafe fn retire<T: Send>(&self, object: NonNull<T>) {
         // SAFETY: the contracts are the same.
         unsafe { self.kvfree.retire(object) }
+    }
+
+    /// [`retire`](Self::retire) for an object of a known cache: spares the look at the object's slab, about a third of the time.
+    ///
+    /// # Safety
+    /// 1. As [`retire`](Self::retire).
+    /// 2. `object` was allocated from `cache`.
+    #[inline(always)]
+    pub unsafe fn retire_in<T: Send>(&self, cache: &Cache<T>, object: NonNull<T>) {
+        // SAFETY: the contracts are the same.
+        unsafe { self.kvfree.retire_in(cache, object) }
     }
 
     /// Frees slab memory after a grace period; no destructor runs.

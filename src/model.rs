@@ -299,10 +299,15 @@ impl Link<'static> {
 
     /// Loads the pointer and reads the object.
     pub fn follow(&self, section: &impl Section) -> Option<u32> {
+        self.load(section).map(Object::read)
+    }
+
+    /// Loads the pointer.
+    pub fn load<'g>(&self, section: &'g impl Section) -> Option<&'g Object> {
         // Acquire: pairs with the store in publish (T).
         let object = self.0.load(Ordering::Acquire, section);
         // SAFETY: models keep their objects in memory; whether access was due is what loom checks.
-        unsafe { object.as_ref() }.map(Object::read)
+        unsafe { object.as_ref() }
     }
 }
 

@@ -298,10 +298,10 @@ fn guards_in_any_order() {
         let world = World::new();
         let reader = world.reader(0, |reader, link| {
             let outer = reader.enter();
-            let object = link.follow(&outer);
             let mut inner = reader.enter();
+            let object = link.load(&outer).unwrap();
             inner.repin();
-            assert!(object.is_some());
+            object.read();
             drop(outer);
             link.follow(&inner);
         });

@@ -8,6 +8,7 @@ use crate::shared::{Config, Shared};
 use crate::stats::Stats;
 use crate::worker;
 use parking_lot::Mutex;
+use quietus_slab::Cache;
 use quietus_slab::raw::{self, Core, WEIGHT_UNIT};
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::Relaxed;
@@ -82,6 +83,23 @@ impl<G: GracePeriods> Kvfree<G> {
         } else {
             // SAFETY: by (1); no destructor is due.
             unsafe { self.retire_ptr(object.cast()) }
+        }
+    }
+
+    /// [`retire`](Self::retire) for an object of a known cache: spares the look at the object's slab, about a third of the time.
+    ///
+    /// # Safety
+    /// 1. As [`retire`](Self::retire).
+    /// 2. `object` was allocated from `cache`.
+    #[inline(always)]
+    pub unsafe fn retire_in<T: Send>(&self, cache: &Cache<T>, object: NonNull<T>) {
+        if std::mem::needs_drop::<T>() {
+            // SAFETY: by (1).
+            unsafe { self.retire(object) }
+        } else {
+            let (lane, weight) = cache.lane_and_weight();
+            // SAFETY: a typed cache's lane is its id; by (1) and (2) the object is one of that lane.
+            unsafe { self.shared.collect(lane, object.as_ptr().cast(), weight) }
         }
     }
 

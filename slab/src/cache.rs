@@ -175,6 +175,7 @@ impl Core {
     pub fn block_capacity(&self) -> u32 {
         self.cap.load(Relaxed)
     }
+    /// Which lane of kvfree its objects take: its id, or 0 for the mixed one.
     pub(crate) fn lane(&self) -> u16 {
         if self.mixed.load(Relaxed) { 0 } else { self.id }
     }
@@ -232,10 +233,10 @@ impl Core {
         REGISTRY.lock().unused.push(self);
     }
 
-    /// A free object: the CPU's blocks are empty. `None` when the page source fails.
+    /// A free object: the CPU's blocks are empty. Null when the page source fails.
     #[cold]
     #[inline(never)]
-    pub(crate) fn alloc_slow(&'static self) -> Option<*mut u8> {
+    pub(crate) fn alloc_slow(&'static self) -> *mut u8 {
         self.counters.alloc_slow.add(1);
         let word = self.word();
         if self.block_capacity() > 0 {
@@ -259,11 +260,11 @@ impl Core {
                 }
                 let p = word.pop_at(site);
                 if !p.is_null() {
-                    return Some(p);
+                    return p;
                 }
             }
         }
-        self.alloc_direct()
+        self.alloc_direct().unwrap_or(std::ptr::null_mut())
     }
 
     /// Takes a free object from the slabs of the nearest node that has one.

@@ -9,11 +9,11 @@ use crate::percpu::Word;
 use crate::segment::slab_of;
 use crate::slab::Slab;
 
-/// A free object of the cache whose per-CPU word is `word`. `None` when the page source fails.
+/// A free object of the cache whose per-CPU word is `word`. Null when the page source fails.
 #[inline(always)]
-pub(crate) fn alloc(core: &'static Core, word: Word) -> Option<*mut u8> {
+pub(crate) fn alloc(core: &'static Core, word: Word) -> *mut u8 {
     let p = word.pop();
-    if p.is_null() { core.alloc_slow() } else { Some(p) }
+    if p.is_null() { core.alloc_slow() } else { p }
 }
 
 /// Frees by address.

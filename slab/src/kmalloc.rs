@@ -109,7 +109,7 @@ pub fn set_poison(yes: bool) {
 pub fn alloc(layout: Layout) -> Result<NonNull<u8>, AllocError> {
     let Some(class) = class_of(layout) else { return large::alloc(layout) };
     let core = cache(class)?;
-    front::alloc(core, core.word()).and_then(NonNull::new).ok_or(AllocError)
+    NonNull::new(front::alloc(core, core.word())).ok_or(AllocError)
 }
 
 /// Fills `out` with pointers to memory of this layout, from the front; returns how many could be had.

@@ -1,14 +1,14 @@
 //! The page of pointers — a **block** — and the lock-free supply of such pages.
 //!
 //! A block is one page: a header and 504 pointer slots. The same type is the kernel's *sheaf* (free objects of one cache) and
-//! its `kvfree_rcu_bulk_data` (retired pointers). Blocks live in one immortal array and are known by 32-bit **numbers**, so
-//! that two of them fit the one word that a per-CPU commit stores.
+//! its `kvfree_rcu_bulk_data` (retired pointers). Blocks live in one immortal array and are known by 32-bit **numbers** (their byte
+//! offset in it), so that two of them fit the one word that a per-CPU commit stores.
 //!
 //! Handed to by [`percpu`](crate::percpu), [`barn`](crate::barn) and `quietus-kvfree` (reserve, batches).
 //!
 //! # Layout
-//! Number 0 is a page of capacity 0 that nobody owns: "no block" needs no test on a fast path, because it is empty for a pop
-//! and full for a push. Number 1 is its twin and marks the words of a dead cache.
+//! The first page, number 0, has capacity 0 and belongs to nobody: "no block" needs no test on a fast path, because it is empty for a pop
+//! and full for a push. The second is its twin and marks the words of a dead cache.
 //!
 //! The two lengths stand at different offsets because blocks are pages: an allocation's load of one block's length would look
 //! like it depended on a retire's store of another's, if both had the same offset in their page.
@@ -76,11 +76,11 @@ impl BlockNo {
     /// "No block": a page of capacity 0.
     pub const NONE: BlockNo = BlockNo(0);
     /// The mark of a dead cache's words: also of capacity 0.
-    pub(crate) const DEAD: BlockNo = BlockNo(1);
+    pub(crate) const DEAD: BlockNo = BlockNo(BLOCK_BYTES as u32);
 
     /// Is this a page that can hold something?
     pub fn is_some(self) -> bool {
-        self.0 > 1
+        self.0 > Self::DEAD.0
     }
     /// The number itself.
     pub fn get(self) -> u32 {
@@ -94,10 +94,10 @@ impl BlockNo {
     #[inline]
     pub fn block(self) -> &'static Block {
         let base = BASE.load(Relaxed);
-        debug_assert!(!base.is_null() && self.0 < range().limit);
-        // SAFETY: numbers come from `fresh` or are 0 and 1, all inside the range, which is immortal and zeroed at first;
+        debug_assert!(!base.is_null() && (self.0 as usize / BLOCK_BYTES) < range().limit as usize);
+        // SAFETY: numbers come from `fresh`, or are NONE or DEAD: multiples of a page, all inside the range, which is immortal and zeroed at first;
         // all zero is a valid `Block`. Relaxed suffices for `BASE`: having a number means having synchronised with `range`.
-        unsafe { &*base.add(self.0 as usize) }
+        unsafe { &*base.byte_add(self.0 as usize) }
     }
 }
 
@@ -237,7 +237,7 @@ fn range() -> &'static Range {
     RANGE.get_or_init(|| {
         let (base, bytes) = os::reserve_up_to(os::BLOCK_RANGE, 1 << 20).expect("no address space for blocks (1 MiB)");
         BASE.store(base.as_ptr().cast(), Relaxed);
-        Range { limit: (bytes / BLOCK_BYTES) as u32, bump: AtomicU32::new(2) }
+        Range { limit: (bytes.min(1 << 32) / BLOCK_BYTES) as u32, bump: AtomicU32::new(2) }
     })
 }
 
@@ -351,8 +351,9 @@ fn fresh() -> Option<BlockNo> {
     let r = range();
     let limit = r.limit.min(LIMIT.load(Relaxed));
     let n = r.bump.fetch_update(Relaxed, Relaxed, |n| (n < limit).then_some(n + 1)).ok()?;
-    BlockNo(n).block().reset(0); // touches the page
-    Some(BlockNo(n))
+    let b = BlockNo(n * BLOCK_BYTES as u32);
+    b.block().reset(0); // touches the page
+    Some(b)
 }
 
 /// What the block array holds.
@@ -421,7 +422,8 @@ mod tests {
     fn stack_hands_each_block_to_one() {
         let stack = Stack::new();
         let blocks: Vec<BlockNo> = (0..8).map(|_| page().unwrap()).collect();
-        let most = blocks.iter().map(|b| b.0).max().unwrap() as usize;
+        let place = |b: BlockNo| b.0 as usize / BLOCK_BYTES;
+        let most = blocks.iter().map(|&b| place(b)).max().unwrap();
         let held: Vec<AtomicBool> = (0..=most).map(|_| AtomicBool::new(false)).collect();
         blocks.iter().for_each(|&b| stack.push(b));
         std::thread::scope(|s| {
@@ -430,10 +432,10 @@ mod tests {
                     for _ in 0..100_000 {
                         let mine: Vec<BlockNo> = (0..3).filter_map(|_| stack.pop()).collect();
                         for b in &mine {
-                            assert!(!held[b.0 as usize].swap(true, AcqRel), "block {} has two owners", b.0);
+                            assert!(!held[place(*b)].swap(true, AcqRel), "block {} has two owners", b.0);
                         }
                         for b in mine {
-                            held[b.0 as usize].store(false, Release);
+                            held[place(b)].store(false, Release);
                             stack.push(b);
                         }
                     }

@@ -8,8 +8,8 @@
 //! The area is an array of *regions* of 64 KiB, of which only touched pages are backed. With sequences there is one region for
 //! each possible CPU, and after them the *slots*: regions used under their try-lock by threads that cannot run a sequence
 //! (not registered, or their CPU is being drained). Without sequences there are slots only, one per possible CPU.
-//! The first word of a region is the stop flag of a CPU, or the lock of a slot. The others are handed out by
-//! [`Word::allocate`]. A word holds two block numbers, low and high.
+//! The first cache line of a region holds the stop flag of a CPU, or the lock of a slot; the words
+//! behind it are handed out by [`Word::allocate`]. A word holds two block numbers, low and high.
 //!
 //! # Ordering
 //! Pair **R**: [`stop`] — flag, then the restarting membarrier, then the edit, then the flag cleared with Release — against the flag's
@@ -27,6 +27,11 @@ use std::sync::atomic::{
 };
 
 pub(crate) const REGION_SHIFT: u32 = 16;
+/// Where a region's stop flag, or lock, stands. Regions and blocks are both aligned to pages, and loads that have the page offset
+/// of an earlier store look dependent on it to the processor: so not where a block has a field that fast paths store.
+pub(crate) const STOP_OFFSET: usize = 32;
+/// First word that is handed out: behind the flag's cache line.
+const FIRST_WORD: u32 = 8;
 const WORDS: u32 = 1 << (REGION_SHIFT - 3);
 /// Slots beside the CPUs' regions where sequences are used.
 const STRAYS: u32 = 4;
@@ -96,7 +101,7 @@ pub fn pack(low: BlockNo, high: BlockNo) -> u64 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Word(u32);
 
-static WORD_POOL: Mutex<(u32, Vec<u32>)> = Mutex::new((1, Vec::new()));
+static WORD_POOL: Mutex<(u32, Vec<u32>)> = Mutex::new((FIRST_WORD, Vec::new()));
 
 impl Word {
     /// The word that is 0 everywhere and stays so: every pop and push on it fails.
@@ -257,7 +262,7 @@ impl Lock {
         let a = area();
         debug_assert!(site.0 >= a.cpus && site.0 < a.regions);
         // SAFETY: the start of a region inside the immortal area.
-        unsafe { &*a.base.add((site.0 as usize) << REGION_SHIFT).cast::<AtomicU32>() }
+        unsafe { &*a.base.add(((site.0 as usize) << REGION_SHIFT) + STOP_OFFSET).cast::<AtomicU32>() }
     }
     fn try_take(site: Site) -> Option<Lock> {
         let word = Self::of(site);
@@ -277,7 +282,7 @@ impl Drop for Lock {
 fn stop_flag(site: Site) -> &'static AtomicU32 {
     let a = area();
     // SAFETY: the start of a region inside the immortal area.
-    unsafe { &*a.base.add((site.0 as usize) << REGION_SHIFT).cast::<AtomicU32>() }
+    unsafe { &*a.base.add(((site.0 as usize) << REGION_SHIFT) + STOP_OFFSET).cast::<AtomicU32>() }
 }
 
 /// The regions this thread may work in now, best first: its CPU's (unless that is stopped), then slots, beginning with

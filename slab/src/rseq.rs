@@ -8,8 +8,9 @@
 //! writes where only the owner of the commit looks.
 //!
 //! # Layout
-//! `base` points to CPU 0's region of the word area; regions are `1 << REGION_SHIFT` bytes apart. The first word of a region
-//! is its stop flag; the word at a `word` offset holds two block numbers, low and high. A block is a page: length (u32 at 0),
+//! `base` points to CPU 0's region of the word area; regions are `1 << REGION_SHIFT` bytes apart. A region has its stop flag at
+//! `STOP_OFFSET`; the word at a `word` offset holds two block numbers, low and high; a
+//! number is the block's offset in the array of blocks. A block is a page: length (u32 at 0),
 //! capacity (u32 at 8), next (u32 at 12), fill (u64 at 16: slots in use, weight), slots from 64. Lengths are 32 bits wide on purpose: 16-bit
 //! ones cost twice as much on Zen 4.
 //!
@@ -18,13 +19,14 @@
 //! flag is read inside the section, after `rseq_cs` was set; the remote side stores it, then issues a membarrier that
 //! restarts every section of that CPU, then edits.
 
-use crate::percpu::REGION_SHIFT;
+use crate::percpu::{REGION_SHIFT, STOP_OFFSET};
 use std::arch::asm;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU8, AtomicU32, Ordering::Relaxed};
 
-/// What the sequences need, together in one cache line. Written once, before `offset` becomes non-zero.
-#[repr(align(64))]
+/// What the sequences need, together in one cache line. Written once, before `offset` becomes non-zero. The sections read the
+/// others by their offsets, 8, 16 and 24.
+#[repr(C, align(64))]
 struct Params {
     /// Offset of the thread's `struct rseq` from the thread pointer; 0 = not in use.
     offset: AtomicIsize,
@@ -32,6 +34,9 @@ struct Params {
     blocks: AtomicPtr<u8>,
     cpus: AtomicU32,
 }
+
+const _: () = assert!(std::mem::offset_of!(Params, base) == 8 && std::mem::offset_of!(Params, cpus) == 24);
+const _: () = assert!(std::mem::offset_of!(Params, blocks) == 16);
 
 static PARAMS: Params = Params {
     offset: AtomicIsize::new(0),
@@ -123,11 +128,11 @@ macro_rules! section {
             ".subsection 1", ".byte 0x0f, 0xb9, 0x3d", ".long 0x53053053", "5:", "jmp 2f", ".previous",
             "2:", "lea {t}, [rip + 77b]", "mov fs:[{o} + 8], {t}",
             "3:", $first, "mov {t:e}, fs:[{o} + 4]",
-            "cmp {t:e}, {cpus:e}", $out_of_range,
-            "shl {t}, {shift}", "add {t}, {base}",
+            "cmp {t:e}, dword ptr [rip + {params} + 24]", $out_of_range,
+            "shl {t}, {shift}", "add {t}, qword ptr [rip + {params} + 8]",
             $($body,)*
             "4:",
-            shift = const REGION_SHIFT, $($operands)*
+            shift = const REGION_SHIFT, stop = const STOP_OFFSET, params = sym PARAMS, $($operands)*
         )
     };
 }
@@ -144,15 +149,13 @@ pub(crate) fn pop(word: u32) -> *mut u8 {
     // sections of its CPU, or by the remote side after `restart` (R). The length is below the capacity, so the slot exists.
     unsafe {
         section!("xor {r:e}, {r:e}", "jae 4f",
-            "cmp dword ptr [{t}], 0", "jne 4f",
-            "mov {b:e}, dword ptr [{t} + {w}]", "shl {b}, 12", "add {b}, {blocks}",
+            "cmp dword ptr [{t} + {stop}], 0", "jne 4f",
+            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 16]",
             "mov {t:e}, dword ptr [{b}]", "sub {t:e}, 1", "js 4f",
             "mov {r}, [{b} + {t}*8 + 64]",
             "mov dword ptr [{b}], {t:e}"; // commit
             t = out(reg) _, b = out(reg) _, r = out(reg) item,
-            o = in(reg) offset, w = in(reg) u64::from(word),
-            base = in(reg) PARAMS.base.load(Relaxed), blocks = in(reg) PARAMS.blocks.load(Relaxed),
-            cpus = in(reg) PARAMS.cpus.load(Relaxed), options(nostack));
+            o = in(reg) offset, w = in(reg) u64::from(word),  options(nostack));
     }
     item
 }
@@ -167,15 +170,13 @@ pub(crate) fn push(word: u32, item: *mut u8) -> bool {
     // SAFETY: as in `pop`; the slot written is beyond the length until the commit.
     unsafe {
         section!("", "jae {no}",
-            "cmp dword ptr [{t}], 0", "jne {no}",
-            "mov {b:e}, dword ptr [{t} + {w}]", "shl {b}, 12", "add {b}, {blocks}",
+            "cmp dword ptr [{t} + {stop}], 0", "jne {no}",
+            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 16]",
             "mov {t:e}, dword ptr [{b}]", "cmp {t:e}, dword ptr [{b} + 8]", "jae {no}",
             "mov [{b} + {t}*8 + 64], {i}", "add {t:e}, 1",
             "mov dword ptr [{b}], {t:e}"; // commit
             t = out(reg) _, b = out(reg) _, i = in(reg) item,
-            o = in(reg) offset, w = in(reg) u64::from(word),
-            base = in(reg) PARAMS.base.load(Relaxed), blocks = in(reg) PARAMS.blocks.load(Relaxed),
-            cpus = in(reg) PARAMS.cpus.load(Relaxed), no = label { return false; }, options(nostack));
+            o = in(reg) offset, w = in(reg) u64::from(word),  no = label { return false; }, options(nostack));
     }
     true
 }
@@ -190,15 +191,13 @@ pub(crate) fn retire(word: u32, item: *mut u8, weight: u32) -> bool {
     // SAFETY: as in `push`.
     unsafe {
         section!("", "jae {no}",
-            "cmp dword ptr [{t}], 0", "jne {no}",
-            "mov {b:e}, dword ptr [{t} + {w}]", "shl {b}, 12", "add {b}, {blocks}",
+            "cmp dword ptr [{t} + {stop}], 0", "jne {no}",
+            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 16]",
             "mov {t}, [{b} + 16]", "mov {n:e}, {t:e}", "cmp {n:e}, dword ptr [{b} + 8]", "jae {no}",
             "mov [{b} + {n}*8 + 64], {i}", "add {t}, {inc}",
             "mov [{b} + 16], {t}"; // commit
             t = out(reg) _, b = out(reg) _, n = out(reg) _, i = in(reg) item, inc = in(reg) 1 | u64::from(weight) << 32,
-            o = in(reg) offset, w = in(reg) u64::from(word),
-            base = in(reg) PARAMS.base.load(Relaxed), blocks = in(reg) PARAMS.blocks.load(Relaxed),
-            cpus = in(reg) PARAMS.cpus.load(Relaxed), no = label { return false; }, options(nostack));
+            o = in(reg) offset, w = in(reg) u64::from(word),  no = label { return false; }, options(nostack));
     }
     true
 }
@@ -213,16 +212,14 @@ pub(crate) fn retire_pair(word: u32, first: *mut u8, second: *mut u8, weight: u3
     // SAFETY: as in `push`; an even capacity above an even length leaves room for both.
     unsafe {
         section!("", "jae {no}",
-            "cmp dword ptr [{t}], 0", "jne {no}",
-            "mov {b:e}, dword ptr [{t} + {w}]", "shl {b}, 12", "add {b}, {blocks}",
+            "cmp dword ptr [{t} + {stop}], 0", "jne {no}",
+            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 16]",
             "mov {t}, [{b} + 16]", "mov {n:e}, {t:e}", "cmp {n:e}, dword ptr [{b} + 8]", "jae {no}",
             "mov [{b} + {n}*8 + 64], {i}", "mov [{b} + {n}*8 + 72], {k}", "add {t}, {inc}",
             "mov [{b} + 16], {t}"; // commit
             t = out(reg) _, b = out(reg) _, n = out(reg) _, i = in(reg) first, k = in(reg) second,
             inc = in(reg) 2 | u64::from(weight) << 32,
-            o = in(reg) offset, w = in(reg) u64::from(word),
-            base = in(reg) PARAMS.base.load(Relaxed), blocks = in(reg) PARAMS.blocks.load(Relaxed),
-            cpus = in(reg) PARAMS.cpus.load(Relaxed), no = label { return false; }, options(nostack));
+            o = in(reg) offset, w = in(reg) u64::from(word),  no = label { return false; }, options(nostack));
     }
     true
 }
@@ -236,13 +233,11 @@ pub(crate) fn exchange(word: u32, old: u64, new: u64) -> bool {
     // SAFETY: as in `pop`; whoever sees true owns what `old` named and `new` does not.
     unsafe {
         section!("", "jae {no}",
-            "cmp dword ptr [{t}], 0", "jne {no}",
+            "cmp dword ptr [{t} + {stop}], 0", "jne {no}",
             "cmp [{t} + {w}], {old}", "jne {no}",
             "mov [{t} + {w}], {new}"; // commit
             t = out(reg) _, old = in(reg) old, new = in(reg) new,
-            o = in(reg) offset, w = in(reg) u64::from(word),
-            base = in(reg) PARAMS.base.load(Relaxed),
-            cpus = in(reg) PARAMS.cpus.load(Relaxed), no = label { return false; }, options(nostack));
+            o = in(reg) offset, w = in(reg) u64::from(word),  no = label { return false; }, options(nostack));
     }
     true
 }
@@ -258,14 +253,12 @@ pub(crate) fn close(word: u32, old: u64, fresh: u32) -> bool {
     // SAFETY: as in `exchange`; `next` of the open block is written inside the section, so only while it is installed here.
     unsafe {
         section!("", "jae {no}",
-            "cmp dword ptr [{t}], 0", "jne {no}",
+            "cmp dword ptr [{t} + {stop}], 0", "jne {no}",
             "mov {b}, [{t} + {w}]", "cmp {b}, {old}", "jne {no}",
-            "mov {b:e}, {b:e}", "shl {b}, 12", "add {b}, {blocks}", "mov dword ptr [{b} + 12], {closed:e}",
+            "mov {b:e}, {b:e}", "add {b}, qword ptr [rip + {params} + 16]", "mov dword ptr [{b} + 12], {closed:e}",
             "mov [{t} + {w}], {new}"; // commit
             t = out(reg) _, b = out(reg) _, old = in(reg) old, new = in(reg) new, closed = in(reg) old >> 32,
-            o = in(reg) offset, w = in(reg) u64::from(word),
-            base = in(reg) PARAMS.base.load(Relaxed), blocks = in(reg) PARAMS.blocks.load(Relaxed),
-            cpus = in(reg) PARAMS.cpus.load(Relaxed), no = label { return false; }, options(nostack));
+            o = in(reg) offset, w = in(reg) u64::from(word),  no = label { return false; }, options(nostack));
     }
     true
 }

@@ -3,7 +3,7 @@
 //! Handed to by users; hands to [`front`](crate::front) and [`cache`](crate::cache).
 
 use crate::cache::{Core, LEAST, MOST, Recipe};
-use crate::page::SLOTS;
+use crate::page::{SLOTS, WEIGHT_UNIT};
 use crate::percpu::Word;
 use crate::slab_box::SlabBox;
 use crate::source::PageSource;
@@ -34,6 +34,7 @@ use std::ptr::NonNull;
 pub struct Cache<T> {
     core: &'static Core,
     word: Word,
+    lane: u16,
     _invariant: PhantomData<fn(T) -> T>,
 }
 
@@ -95,8 +96,7 @@ impl<T> CacheBuilder<T> {
     }
     /// Makes the cache. Takes no memory yet.
     pub fn build(self) -> Result<Cache<T>, BuildError> {
-        let (size, align) = (size_of::<T>(), align_of::<T>());
-        let stride = size.max(LEAST as usize).next_multiple_of(align.max(8));
+        let (size, align, stride) = (size_of::<T>(), align_of::<T>(), Cache::<T>::STRIDE);
         if stride > MOST as usize {
             return Err(BuildError::TooLarge { size, align });
         }
@@ -114,11 +114,17 @@ impl<T> CacheBuilder<T> {
             source: self.source,
         };
         let core = Core::create(&recipe).map_err(|AllocError| BuildError::TooMany)?;
-        Ok(Cache { core, word: core.word(), _invariant: PhantomData })
+        Ok(Cache { core, word: core.word(), lane: core.id(), _invariant: PhantomData })
     }
 }
 
 impl<T> Cache<T> {
+    /// Bytes from one object to the next; at least one even for a zero-sized T.
+    const STRIDE: usize = {
+        let size = if size_of::<T>() < LEAST as usize { LEAST as usize } else { size_of::<T>() };
+        size.next_multiple_of(if align_of::<T>() < 8 { 8 } else { align_of::<T>() })
+    };
+
     /// A cache with the default settings.
     ///
     /// # Panics
@@ -154,7 +160,7 @@ impl<T> Cache<T> {
 
     #[inline(always)]
     fn place(&self) -> Option<NonNull<T>> {
-        front::alloc(self.core, self.word).and_then(|p| NonNull::new(p.cast()))
+        NonNull::new(front::alloc(self.core, self.word).cast())
     }
 
     /// Moves values into objects of the cache until one of both runs out. Returns how many were added to `out`; the value that
@@ -210,6 +216,13 @@ impl<T> Cache<T> {
     /// Takes back what CPUs and barns hold into the slabs. Returns the number of CPUs that held something.
     pub fn flush(&self) -> u32 {
         self.core.flush()
+    }
+
+    /// Lane and weight of the objects, for `quietus-kvfree`.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub fn lane_and_weight(&self) -> (u16, u32) {
+        (self.lane, Self::STRIDE.div_ceil(WEIGHT_UNIT) as u32)
     }
 
     /// Sizes now and events so far. Exact when nobody uses the cache meanwhile.

@@ -4,6 +4,7 @@
 //! same test binary, asked for one ignored test.
 
 mod guards;
+mod pointers;
 mod process;
 mod threads;
 mod torture;
