@@ -80,3 +80,8 @@ pub(crate) fn beside_readers<P: Readers, R>(peer: &P, slot: &P::Slot, readers: u
         work()
     })
 }
+
+/// A time for `did` operations, as it would be for `asked`: criterion's count is not always a whole number of rounds.
+pub(crate) fn scale(time: Duration, asked: u64, did: u64) -> Duration {
+    time.mul_f64(asked as f64 / did as f64)
+}

@@ -1,7 +1,7 @@
 //! What the benchmarks measure, behind four small traits: [`Readers`] ← [`Reclaims`] ← [`Cycles`], and [`Waits`].
 //!
 //! One file per contender: `quietus`, the peers `crossbeam`, `seize`, `sdd`, `haphazard`, `urcu`, and in `floor` what uses no
-//! reclamation at all. `allocators` has the same for memory alone. `crew` runs threads, `rss` processes.
+//! reclamation at all. `allocators` has the same for memory alone. `crew` runs threads, `ring` joins two, `rss` runs processes.
 //!
 //! Everything that is not ours allocates through the global allocator, which is mimalloc in every benchmark.
 
@@ -14,6 +14,7 @@ pub(crate) mod crossbeam;
 pub(crate) mod floor;
 pub(crate) mod haphazard;
 pub(crate) mod quietus;
+pub(crate) mod ring;
 pub(crate) mod rss;
 pub(crate) mod sdd;
 pub(crate) mod seize;

@@ -120,7 +120,9 @@ pub(crate) fn measure(key: &str, threads: usize, ops: u64) -> Option<Measured> {
 
 /// Every contender with 1, 2 and 8 threads.
 pub(crate) fn table() {
-    println!("\npeak resident memory (MiB) and time (ns) of an operation: publish and retire, {OPS} in all, own process each\n");
+    println!(
+        "\npeak resident memory (MiB) and time (ns) of an operation: publish and retire, {OPS} in all, own process each\n"
+    );
     println!("| contender | x1 ns | MiB | x2 ns | MiB | x8 ns | MiB | before |");
     println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     for key in NAMES {

@@ -108,12 +108,12 @@ fn help_is_no_mistake() {
 }
 
 /// Runs a short index and checks all that is promised of its figures.
-fn indexes(reclaimer: &str, more: &[&str]) {
-    let scratch = Scratch::new(&format!("{reclaimer}{}", more.len()));
+fn indexes(test: &str, reclaimer: &str, more: &[&str], switches: &[(&str, &str)]) {
+    let scratch = Scratch::new(test);
     fs::write(scratch.path("bad.rs"), [0xff, 0xfe, b'x', b'y']).expect("written");
     let (json, dir) = (scratch.path("out.json"), scratch.path(""));
     let mut command = quietus(&["index", "--seconds", "0.2", "--reclaimer", reclaimer, "--json", &json]);
-    let output = command.args(more).arg(&dir).output().expect("started");
+    let output = command.args(more).arg(&dir).envs(switches.iter().copied()).output().expect("started");
     let said = text(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert!(said.contains("1 unreadable or not UTF-8") && said.contains("bad.rs"), "{said}");
@@ -142,17 +142,23 @@ fn indexes(reclaimer: &str, more: &[&str]) {
 
 #[test]
 fn index_with_quietus() {
-    indexes("quietus", &[]);
+    indexes("quietus", "quietus", &[], &[]);
+}
+
+#[test]
+fn index_with_quietus_without_help_of_the_kernel() {
+    let off = [("QUIETUS_RSEQ", "off"), ("QUIETUS_MEMBARRIER", "off")];
+    indexes("switches", "quietus", &["--writers", "4"], &off);
 }
 
 #[test]
 fn index_with_crossbeam() {
-    indexes("crossbeam", &["--readers", "1", "--writers", "3"]);
+    indexes("crossbeam", "crossbeam", &["--readers", "1", "--writers", "3"], &[]);
 }
 
 #[test]
 fn index_without_reclamation_on_the_system_allocator() {
-    indexes("leak", &["--alloc", "system"]);
+    indexes("leak", "leak", &["--alloc", "system"], &[]);
 }
 
 #[test]

@@ -267,7 +267,9 @@ impl Lock {
     fn try_take(site: Site) -> Option<Lock> {
         let word = Self::of(site);
         // Acquire: pairs with the Release of the last holder (R, try-lock form).
-        (word.load(Relaxed) == 0 && word.compare_exchange(0, 1, Acquire, Relaxed).is_ok()).then_some(Lock(word))
+        let taken = word.load(Relaxed) == 0 && word.compare_exchange(0, 1, Acquire, Relaxed).is_ok();
+        // Not `then_some`: a Lock that is made and dropped would unlock for whoever has it.
+        taken.then(|| Lock(word))
     }
 }
 

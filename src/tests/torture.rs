@@ -10,6 +10,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// Held by each test here: timing is what they are about.
+static ALONE: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+
 struct Object {
     /// 0: linked. 1: unlinked. 2: a grace period later, which a reader must not see.
     age: AtomicU64,
@@ -40,6 +43,7 @@ impl Torture {
 
 /// `wait` returns when a grace period has passed since it was called.
 fn torture(engine: &EngineRef, wait: impl Fn(&EngineRef)) {
+    let _alone = ALONE.lock();
     let objects: Vec<Object> = (0..8).map(|_| Object { age: AtomicU64::new(0) }).collect();
     // SAFETY: (1), (2) the vector outlives every thread below.
     let shared = |index: usize| unsafe { Shared::from_raw(NonNull::from(&objects[index])) };
@@ -134,7 +138,7 @@ impl Drop for Done<'_> {
 #[test]
 #[cfg_attr(quietus_no_grace_periods, should_panic)]
 fn store_buffering() {
-    const ROUNDS: u64 = 200_000;
+    let _alone = ALONE.lock();
     let engine = EngineRef::private();
     let [Line(turn), Line(value), Line(seen), Line(concluded)] = &[const { Line(AtomicU64::new(0)) }; 4];
     let await_round = |word: &AtomicU64, round: u64| {
@@ -146,12 +150,15 @@ fn store_buffering() {
         }
     };
     let saw_old = AtomicBool::new(false);
-    let mut wrong = 0;
+    let (mut wrong, mut rounds) = (0, 0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             drop(DomainGuard::pin(&engine));
-            for round in 1..=ROUNDS {
+            for round in 1.. {
                 await_round(turn, round);
+                if turn.load(Ordering::Relaxed) == u64::MAX {
+                    break;
+                }
                 // The old value is at hand, the slot is not: that makes the store wait longer than the load.
                 std::hint::black_box(value.load(Ordering::Relaxed));
                 let guard = DomainGuard::pin(&engine);
@@ -164,18 +171,21 @@ fn store_buffering() {
                 drop(guard);
             }
         });
-        for round in 1..=ROUNDS {
-            turn.store(round, Ordering::Release);
+        let end = Instant::now() + Duration::from_secs(2);
+        while rounds % 256 != 0 || Instant::now() < end {
+            rounds += 1;
+            turn.store(rounds, Ordering::Release);
             // The reader needs a moment to notice: meet it at every stage of its entry.
-            for step in 0..round % 256 {
+            for step in 0..rounds % 256 {
                 std::hint::black_box(step);
             }
-            value.store(round, Ordering::Relaxed);
+            value.store(rounds, Ordering::Relaxed);
             let elapsed = engine.advance(engine.start());
-            await_round(seen, round);
+            await_round(seen, rounds);
             wrong += u64::from(elapsed && saw_old.load(Ordering::Relaxed));
-            concluded.store(round, Ordering::Release);
+            concluded.store(rounds, Ordering::Release);
         }
+        turn.store(u64::MAX, Ordering::Release);
     });
-    assert_eq!(wrong, 0, "of {ROUNDS} rounds");
+    assert_eq!(wrong, 0, "of {rounds} rounds");
 }

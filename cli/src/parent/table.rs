@@ -57,7 +57,8 @@ fn row(summary: &Summary) -> [String; 10] {
 }
 
 fn notes(summaries: &[Summary]) -> String {
-    let mut notes = "Medians of the rounds; ± is half their range. One retire in 1,024 is timed, less what reading the clock takes.\n\
+    let mut notes = "Medians of the rounds; ± is half their range. One retire in 1,024 is timed, \
+                     with the end of its section, less what reading the clock takes.\n\
                      Peak RSS is that of the run's own process, from its start on the finished index."
         .to_owned();
     if summaries.iter().any(|summary| summary.kind == Kind::Crossbeam) {

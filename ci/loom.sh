@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# The lettered pairs of docs/ORDERING.md under loom.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+RUSTFLAGS="--cfg quietus_loom" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" \
+    cargo test --release -p quietus --test ordering_loom "$@"

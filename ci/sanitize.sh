@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The torture tests under AddressSanitizer. Needs only the installed toolchain.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ "$(uname -sm)" != "Linux x86_64" ]; then
+    echo "skipped: AddressSanitizer is run on x86-64 Linux only"
+    exit 0
+fi
+export RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/asan"
+export QUIETUS_TORTURE_SECONDS="${QUIETUS_TORTURE_SECONDS:-2}"
+cargo test --target x86_64-unknown-linux-gnu -p quietus --test torture
+cargo test --target x86_64-unknown-linux-gnu -p quietus-slab --tests
+cargo test --target x86_64-unknown-linux-gnu -p quietus-kvfree --tests
