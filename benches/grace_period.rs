@@ -1,4 +1,5 @@
-//! What waiting for a grace period costs: `synchronize`, with nobody reading and beside one thread that reads without a pause.
+//! What waiting for a grace period costs: `synchronize`, with nobody reading and beside one thread that reads without a
+//! pause.
 //!
 //! crossbeam-epoch has no such call: there it is a deferred function, and flushing until it has run.
 

@@ -1,8 +1,8 @@
 //! What an object's whole life costs: guard, 64 bytes allocated and written, (published,) retired, and freed in the end.
 //!
-//! `cycle`: never published, one thread. `replace`: published in one of 1,024 shared slots, the node that was there retired;
-//! 1, 2 and 8 threads. Both end when everything is free. The peers are on mimalloc; `plain` frees at once, which no reader
-//! would survive.
+//! `cycle`: never published, one thread. `replace`: published in one of 1,024 shared slots, the node that was there
+//! retired; 1, 2 and 8 threads. Both end when everything is free. The peers are on mimalloc; `plain` frees at once, which
+//! no reader would survive.
 //!
 //! Afterwards, peak memory: one process for each figure (`cargo bench --bench lifecycle -- rss` for that alone).
 

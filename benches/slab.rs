@@ -1,8 +1,8 @@
 //! What memory costs, without grace periods: ours beside mimalloc and the system's `malloc`.
 //!
-//! `pair`: 64 bytes allocated, written and freed. `batch`: 1,000 allocated, then 1,000 freed. `bulk`: the same with 64 through
-//! the bulk calls, where there are any. `handover`: one thread allocates, another frees. `mixed`: 16 to 2,048 bytes, one of
-//! 256 live ones replaced at a time. All figures are for one object.
+//! `pair`: 64 bytes allocated, written and freed. `batch`: 1,000 allocated, then 1,000 freed. `bulk`: the same with 64
+//! through the bulk calls, where there are any. `handover`: one thread allocates, another frees. `mixed`: 16 to 2,048
+//! bytes, one of 256 live ones replaced at a time. All figures are for one object.
 
 mod peers;
 

@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 RUSTFLAGS="--cfg quietus_loom" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" \
-    cargo test --release -p quietus --test ordering_loom "$@"
+    cargo test --release -p quietus --test ordering_loom --test blocks_loom "$@"

@@ -7,6 +7,7 @@
 
 use crate::engine_ref::EngineRef;
 use crate::memb::DomainGuard;
+use crate::registry::Holdout;
 use crate::stats::Stats;
 use crate::wait::InsideSection;
 use quietus_kvfree::{Config, Cookie as Number, GracePeriods, Kvfree};
@@ -261,6 +262,12 @@ impl Cookie<'_> {
     /// membarrier (some microseconds). Inside a section opened before the cookie was taken the answer stays false.
     pub fn is_elapsed(&self) -> bool {
         (**self.engine).advance(self.number)
+    }
+
+    /// The readers that are in the way just now: whose sections were open when the cookie was taken, and still are. A snapshot, for
+    /// reports.
+    pub fn holdouts(&self) -> Vec<Holdout> {
+        self.engine.holdouts(self.number)
     }
 
     /// Waits for its grace period (`cond_synchronize_rcu`).

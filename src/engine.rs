@@ -266,11 +266,6 @@ impl Engine {
         self.registry.iter().filter_map(|slot| slot.holdout(cookie)).collect()
     }
 
-    /// The current number: a cookie taken now would be one more.
-    pub(crate) fn current(&self) -> u64 {
-        self.sequence.current()
-    }
-
     /// Ends every section there is: the domain is going, and only leaked guards are left.
     ///
     /// # Safety
@@ -280,26 +275,6 @@ impl Engine {
     pub(crate) unsafe fn abandon_sections(&self) {
         // SAFETY: (1) is contract 1.
         unsafe { self.registry.abandon_sections() };
-    }
-
-    /// In a forked child, before it uses the engine: drops the grace period that a vanished thread may have been
-    /// driving, and the sections of all vanished threads.
-    ///
-    /// # Safety
-    ///
-    /// 1. The calling thread is the only one of the process, and is inside none of this engine's functions.
-    #[cfg(not(quietus_loom))]
-    pub(crate) unsafe fn reset_in_child(&self) {
-        if self.running.is_locked() {
-            // SAFETY: by contract 1 its holder is another thread, and there is none: nobody will unlock it again. What
-            // it protects is overwritten below.
-            unsafe { self.running.force_unlock() };
-        }
-        if let Some(mut running) = self.running.try_lock() {
-            *running = Running { fenced: 0, at: ptr::null(), started: None };
-        }
-        // SAFETY: (1) is contract 1.
-        unsafe { self.registry.forget_vanished(thread_number()) };
     }
 }
 

@@ -9,7 +9,6 @@ use crate::local;
 use crate::registry::Slot;
 use crate::wait::InsideSection;
 use std::ops::Deref;
-use std::ptr;
 use std::sync::Arc;
 
 /// The global engine, or a shared private one.
@@ -56,11 +55,6 @@ impl EngineRef {
     /// The same; an error instead of a panic.
     pub(crate) fn try_synchronize(&self) -> Result<(), InsideSection> {
         Engine::try_synchronize(self)
-    }
-
-    /// Whether both name the same engine.
-    pub(crate) fn is(&self, other: &Engine) -> bool {
-        ptr::eq::<Engine>(&**self, other)
     }
 }
 

@@ -43,6 +43,8 @@ pub use cell::{Rcu, Retired};
 #[cfg(not(quietus_loom))]
 pub use domain::{Builder, Cookie, Domain};
 #[cfg(not(quietus_loom))]
+pub use registry::Holdout;
+#[cfg(not(quietus_loom))]
 pub use stats::Stats;
 pub use quietus_kvfree as kvfree;
 pub use quietus_slab as slab;

@@ -45,19 +45,20 @@ unsafe impl Sync for Slot {}
 // SAFETY: as above; a slot belongs to no thread, its contents are numbers and a string.
 unsafe impl Send for Slot {}
 
-/// A slot that keeps a grace period from completing, as reports show it.
+/// A reader that keeps a grace period from completing, as [`Cookie::holdouts`](crate::Cookie::holdouts) shows it.
 #[derive(Clone, Debug)]
-pub(crate) struct Holdout {
+#[non_exhaustive]
+pub struct Holdout {
     /// The thread's number within this process.
-    pub(crate) thread: u64,
+    pub thread: u64,
     /// The operating system's thread id, 0 where it has none to tell.
-    pub(crate) tid: u64,
+    pub tid: u64,
     /// The thread's name, if it had one when it registered.
-    pub(crate) name: Option<Box<str>>,
+    pub name: Option<Box<str>>,
     /// The sequence number its section began under.
-    pub(crate) since: u64,
+    pub since: u64,
     /// The thread has exited: a guard was leaked.
-    pub(crate) exited: bool,
+    pub exited: bool,
 }
 
 impl Slot {
@@ -239,24 +240,6 @@ impl Registry {
         for slot in self.iter() {
             // Release: pairs with the load in scan (C); the sections ended before the caller could know (contract 1).
             slot.seq.store(0, Ordering::Release);
-        }
-    }
-
-    /// In a forked child: every slot that is not `me`'s belonged to a thread that does not exist here.
-    ///
-    /// # Safety
-    ///
-    /// 1. The calling thread, whose number is `me`, is the only one of the process.
-    pub(crate) unsafe fn forget_vanished(&self, me: u64) {
-        for slot in self.iter() {
-            // Relaxed, all of them: single-threaded, and the threads that come later start after this (contract 1).
-            let owner = slot.owner.load(Ordering::Relaxed);
-            if owner != 0 && owner != me {
-                slot.seq.store(0, Ordering::Relaxed);
-                // The lock on the name may have been held by a thread that is gone; it is left alone, and so is the
-                // slot: it will never be claimed again.
-                slot.extra.store(0, Ordering::Relaxed);
-            }
         }
     }
 }

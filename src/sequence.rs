@@ -72,10 +72,4 @@ impl Sequence {
         // Acquire: pairs with the fetch_max in complete (G).
         self.completed.0.load(Ordering::Acquire) >= cookie
     }
-
-    /// The current number, for reports.
-    pub(crate) fn current(&self) -> u64 {
-        // Relaxed: a report.
-        self.now.0.load(Ordering::Relaxed)
-    }
 }

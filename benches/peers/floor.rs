@@ -5,8 +5,8 @@ use std::hint::black_box;
 use std::sync::RwLock;
 use std::sync::atomic::Ordering::AcqRel;
 
-/// Plain loads, and an immediate free on mimalloc. With readers *and* writers this would be a use after free; the benchmarks
-/// run either the one or the other.
+/// Plain loads, and an immediate free on mimalloc. With readers *and* writers this would be a use after free; the
+/// benchmarks run either the one or the other.
 pub(crate) struct Plain;
 
 impl Readers for Plain {

@@ -1,7 +1,8 @@
 //! What the benchmarks measure, behind four small traits: [`Readers`] ← [`Reclaims`] ← [`Cycles`], and [`Waits`].
 //!
-//! One file per contender: `quietus`, the peers `crossbeam`, `seize`, `sdd`, `haphazard`, `urcu`, and in `floor` what uses no
-//! reclamation at all. `allocators` has the same for memory alone. `crew` runs threads, `ring` joins two, `rss` runs processes.
+//! One file per contender: `quietus`, the peers `crossbeam`, `seize`, `sdd`, `haphazard`, `urcu`, and in `floor` what uses
+//! no reclamation at all. `allocators` has the same for memory alone. `crew` runs threads, `ring` joins two, `rss` runs
+//! processes.
 //!
 //! Everything that is not ours allocates through the global allocator, which is mimalloc in every benchmark.
 

@@ -443,6 +443,11 @@ impl Core {
             self.counters.slabs_given.add(u64::from(lives));
             self.drop_lives(lives);
         }
+        // Relaxed: as in `close`, whose last look at the empty slabs took the node's lock either after us, or before, and then we
+        // see this.
+        if keep && self.dead.load(Relaxed) {
+            self.release_empty(); // died meanwhile: a slab we kept is nobody's
+        }
     }
 
     /// Takes back what the CPUs hold (one membarrier for all of them) and empties the barns into the slabs. Others may go on

@@ -187,7 +187,9 @@ fn layouts_that_cannot_be_served_are_refused() {
     // A value too large for its alignment comes back: over-aligned beyond what is served.
     #[repr(align(4194304))]
     struct Huge;
-    assert!(SlabBox::try_new(Huge).is_err());
+    // Such a value needs room on the stack, too.
+    let refused = std::thread::Builder::new().stack_size(64 << 20).spawn(|| SlabBox::try_new(Huge).is_err()).unwrap();
+    assert!(refused.join().unwrap());
 }
 
 /// What the iterator of `free_bulk` does is the user's: it uses the cache, and panics; everything handed over before is free.

@@ -1,7 +1,7 @@
 //! What the engine promises, on real threads. The orderings themselves are tests/ordering_loom.rs's.
 //!
 //! Tests whose subject is the process (its mode, its filters, a fork, a stall of the global engine) run in a child: the
-//! same test binary, asked for one ignored test.
+//! same test binary, asked for one test.
 
 mod guards;
 mod pointers;

@@ -2,75 +2,74 @@
 
 use crate::engine_ref::EngineRef;
 use crate::membarrier::{self, Mode, Reason};
-use std::process::{Command, Output};
+use std::process::Command;
 
-/// Runs tests of this binary in a child process.
-fn child(args: &[&str], setting: &str) -> Output {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(args).env("QUIETUS_MEMBARRIER", setting).output().unwrap()
-}
-
+/// Runs tests of this binary in a child process, in which `QUIETUS_CHILD` is set to `mark`.
 #[track_caller]
-fn passes(args: &[&str], setting: &str) {
-    let output = child(args, setting);
+fn passes(args: &[&str], setting: &str, mark: &str) {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let output = command.args(args).env("QUIETUS_MEMBARRIER", setting).env("QUIETUS_CHILD", mark).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(!text.contains("running 0 tests"), "{text}");
 }
 
-#[test]
-fn everything_holds_in_fenced_mode() {
-    passes(&["tests::", "--skip", "tests::process"], "off");
-    passes(&["--ignored", "--exact", "tests::process::fenced_is_fenced"], "off");
+/// The body of a test that needs a process to itself: the test called `test` runs itself again in a child for each of
+/// `settings`, and there the body.
+#[track_caller]
+fn in_child(test: &str, settings: &[&str], body: impl FnOnce()) {
+    if std::env::var("QUIETUS_CHILD").as_deref() == Ok(test) {
+        return body();
+    }
+    for setting in settings {
+        passes(&["--exact", &format!("tests::process::{test}")], setting, test);
+    }
 }
 
 #[test]
-#[ignore = "run in a child by everything_holds_in_fenced_mode"]
+fn everything_holds_in_fenced_mode() {
+    passes(&["tests::", "--skip", "tests::process"], "off", "fenced");
+}
+
+#[test]
 fn fenced_is_fenced() {
-    drop(crate::memb::pin());
-    let report = membarrier::report();
-    assert_eq!(report.mode(), Mode::Fenced);
-    assert_eq!(report.reason(), Reason::SwitchedOff);
-    assert_eq!(report.to_string(), "fenced: membarrier switched off by QUIETUS_MEMBARRIER");
+    in_child("fenced_is_fenced", &["off"], || {
+        drop(crate::memb::pin());
+        let report = membarrier::report();
+        assert_eq!(report.mode(), Mode::Fenced);
+        assert_eq!(report.reason(), Reason::SwitchedOff);
+        assert_eq!(report.to_string(), "fenced: membarrier switched off by QUIETUS_MEMBARRIER");
+    });
 }
 
 #[test]
 fn a_setting_that_is_not_understood_is_reported() {
-    passes(&["--ignored", "--exact", "tests::process::odd_setting"], "fast");
-}
-
-#[test]
-#[ignore = "run in a child by a_setting_that_is_not_understood_is_reported"]
-fn odd_setting() {
-    assert_eq!(membarrier::report().unknown_setting(), Some("fast"));
-    assert!(EngineRef::Global.try_synchronize().is_ok());
+    in_child("a_setting_that_is_not_understood_is_reported", &["fast"], || {
+        assert_eq!(membarrier::report().unknown_setting(), Some("fast"));
+        assert!(EngineRef::Global.try_synchronize().is_ok());
+    });
 }
 
 #[test]
 #[cfg(not(quietus_no_grace_periods))]
 fn a_leaked_global_guard_stalls_for_ever() {
-    passes(&["--ignored", "--exact", "tests::process::leaked_global"], "auto");
-    passes(&["--ignored", "--exact", "tests::process::leaked_global"], "off");
-}
-
-#[test]
-#[ignore = "run in a child by a_leaked_global_guard_stalls_for_ever"]
-fn leaked_global() {
-    std::thread::spawn(|| {
-        let _: &'static crate::memb::Guard = Box::leak(Box::new(crate::memb::pin()));
-    })
-    .join()
-    .unwrap();
-    let engine = EngineRef::Global;
-    let cookie = engine.start();
-    let soon = std::time::Instant::now() + std::time::Duration::from_millis(50);
-    assert_eq!(engine.try_wait_until(cookie, Some(soon)), Ok(false));
-    assert!(engine.holdouts(cookie)[0].exited);
+    in_child("a_leaked_global_guard_stalls_for_ever", &["auto", "off"], || {
+        std::thread::spawn(|| {
+            let _: &'static crate::memb::Guard = Box::leak(Box::new(crate::memb::pin()));
+        })
+        .join()
+        .unwrap();
+        let engine = EngineRef::Global;
+        let cookie = engine.start();
+        let soon = std::time::Instant::now() + std::time::Duration::from_millis(50);
+        assert_eq!(engine.try_wait_until(cookie, Some(soon)), Ok(false));
+        assert!(engine.holdouts(cookie)[0].exited);
+    });
 }
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(quietus_portable, miri))))]
 mod linux {
-    use super::{EngineRef, Mode, Reason, membarrier, passes};
+    use super::{EngineRef, Mode, Reason, in_child, membarrier};
     use crate::memb::DomainGuard;
 
     /// From now on the kernel answers EPERM to membarrier.
@@ -98,94 +97,42 @@ mod linux {
 
     #[test]
     fn a_filter_that_was_there_first_means_fences() {
-        passes(&["--ignored", "--exact", "tests::process::linux::denied_early"], "auto");
-    }
-
-    #[test]
-    #[ignore = "run in a child by a_filter_that_was_there_first_means_fences"]
-    fn denied_early() {
-        deny_membarrier();
-        let engine = EngineRef::private();
-        drop(DomainGuard::pin(&engine));
-        engine.synchronize();
-        let report = membarrier::report();
-        assert_eq!((report.mode(), report.reason()), (Mode::Fenced, Reason::Refused(libc::EPERM)));
-        assert_eq!(report.to_string(), "fenced: membarrier kernel answered EPERM");
+        in_child("linux::a_filter_that_was_there_first_means_fences", &["auto"], || {
+            deny_membarrier();
+            let engine = EngineRef::private();
+            drop(DomainGuard::pin(&engine));
+            engine.synchronize();
+            let report = membarrier::report();
+            assert_eq!((report.mode(), report.reason()), (Mode::Fenced, Reason::Refused(libc::EPERM)));
+            assert_eq!(report.to_string(), "fenced: membarrier kernel answered EPERM");
+        });
     }
 
     #[test]
     #[cfg(not(quietus_no_grace_periods))]
     fn a_filter_that_comes_later_means_no_grace_periods() {
-        passes(&["--ignored", "--exact", "tests::process::linux::denied_late"], "auto");
-    }
-
-    #[test]
-    #[ignore = "run in a child by a_filter_that_comes_later_means_no_grace_periods"]
-    fn denied_late() {
-        let engine = EngineRef::private();
-        if membarrier::report().mode() == Mode::Fenced {
-            return;
-        }
-        std::thread::scope(|scope| {
-            let (send, receive) = std::sync::mpsc::channel::<()>();
-            let (registered, wait) = std::sync::mpsc::channel();
-            let borrowed = &engine;
-            scope.spawn(move || {
-                drop(DomainGuard::pin(borrowed));
-                registered.send(()).unwrap();
-                let _ = receive.recv();
-            });
-            wait.recv().unwrap();
-            engine.synchronize();
-            deny_membarrier();
-            let cookie = engine.start();
-            assert!(!engine.advance(cookie) && !engine.advance(cookie));
-            assert_eq!(engine.counts().refusals, 2);
-            drop(send);
-        });
-    }
-
-    #[test]
-    fn a_forked_child_can_wait() {
-        passes(&["--ignored", "--exact", "tests::process::linux::forked"], "auto");
-        passes(&["--ignored", "--exact", "tests::process::linux::forked"], "off");
-    }
-
-    #[test]
-    #[ignore = "run in a child by a_forked_child_can_wait"]
-    fn forked() {
-        let engine = EngineRef::private();
-        std::thread::scope(|scope| {
-            let (send, receive) = std::sync::mpsc::channel::<()>();
-            let (entered, wait) = std::sync::mpsc::channel();
-            let borrowed = &engine;
-            scope.spawn(move || {
-                let _guard = DomainGuard::pin(borrowed);
-                entered.send(()).unwrap();
-                let _ = receive.recv();
-            });
-            wait.recv().unwrap();
-            drop(DomainGuard::pin(&engine));
-            // SAFETY: the child does nothing but the engine's own work, and then ends without destructors.
-            let pid = unsafe { libc::fork() };
-            if pid == 0 {
-                // SAFETY: (1) the forking thread is the only one of the child, and in none of the engine's functions.
-                unsafe { engine.reset_in_child() };
-                let cookie = engine.start();
-                let done = (0..100).any(|_| engine.advance(cookie));
-                let guard = DomainGuard::pin(&engine);
-                let held = !engine.advance(engine.start());
-                drop(guard);
-                // SAFETY: ends the child.
-                unsafe { libc::_exit(if done && held { 0 } else { 1 }) };
+        in_child("linux::a_filter_that_comes_later_means_no_grace_periods", &["auto"], || {
+            let engine = EngineRef::private();
+            if membarrier::report().mode() == Mode::Fenced {
+                return;
             }
-            let mut status = -1;
-            // SAFETY: waits for our own child; `status` is a local.
-            assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
-            assert_eq!(status, 0);
-            assert!(!engine.advance(engine.start()), "the parent's reader is still inside");
-            drop(send);
+            std::thread::scope(|scope| {
+                let (send, receive) = std::sync::mpsc::channel::<()>();
+                let (registered, wait) = std::sync::mpsc::channel();
+                let borrowed = &engine;
+                scope.spawn(move || {
+                    drop(DomainGuard::pin(borrowed));
+                    registered.send(()).unwrap();
+                    let _ = receive.recv();
+                });
+                wait.recv().unwrap();
+                engine.synchronize();
+                deny_membarrier();
+                let cookie = engine.start();
+                assert!(!engine.advance(cookie) && !engine.advance(cookie));
+                assert_eq!(engine.counts().refusals, 2);
+                drop(send);
+            });
         });
-        engine.synchronize();
     }
 }

@@ -100,7 +100,12 @@ impl Corpus {
 
     /// Reads candidates at equal distances along their order until enough are taken.
     fn take(&mut self, candidates: Vec<PathBuf>, max_files: usize) {
-        let (found, wanted) = (candidates.len(), max_files.min(candidates.len()));
+        let found = candidates.len();
+        let sizes = candidates.iter().filter_map(|path| fs::metadata(path).ok()).map(|file| file.len());
+        let bytes: u64 = sizes.filter(|&size| size <= LARGEST_FILE).sum();
+        // As many as are allowed, or as fit: at their mean size, so that the last of them are not left out.
+        let fitting = (found as u64 * LARGEST_CORPUS).checked_div(bytes).map_or(found, |fitting| fitting as usize);
+        let wanted = found.min(max_files).min(fitting.max(1));
         for (i, path) in candidates.into_iter().enumerate() {
             if i * wanted / found == (i + 1) * wanted / found {
                 continue;
