@@ -1,11 +1,26 @@
-//! Userspace RCU.
+//! Userspace RCU whose deferred free is cheaper than an immediate one.
 //!
 //! Readers open a section ([`pin`]) and follow pointers that others may unlink at any time; what was unlinked is freed
-//! after a grace period, when every section that might still see it has ended.
+//! after a grace period, when every section that might still see it has ended. Retired memory goes in batches through
+//! [`kvfree`] back to the caches of [`slab`] that it came from.
 //!
-//! The modules in path order; each uses only those above it.
-
-#![warn(missing_docs)]
+//! | for | there is |
+//! | --- | --- |
+//! | one value that readers load and writers replace | [`Rcu`], all safe |
+//! | lists, maps, trees | [`Atomic`], [`Shared`], [`Domain::retire`], [`slab::Cache`] |
+//! | waiting for readers | [`synchronize`], [`Domain::cookie`], [`Domain::defer`], [`Domain::barrier`] |
+//! | readers and garbage of one's own | a private [`Domain`] |
+//!
+//! ```
+//! let limit = quietus::Rcu::new(10);
+//! let guard = quietus::pin();
+//! let before = limit.load(&guard);
+//! drop(limit.replace(20)); // freed after a grace period, in a batch
+//! assert_eq!((*before, *limit.load(&guard)), (10, 20));
+//! ```
+//!
+//! The modules below are in path order; each uses only those above it. docs/DESIGN.md and docs/ORDERING.md in the
+//! repository say how it works and why it is right.
 
 mod sync;
 pub mod membarrier;
@@ -53,3 +68,7 @@ pub use wait::InsideSection;
 
 #[cfg(all(test, not(quietus_loom)))]
 mod tests;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -113,6 +113,7 @@ impl Drop for AtExit {
 }
 
 /// One thread's slots of private engines. Boxed, so that `LAST` can point to one.
+#[allow(clippy::vec_box, reason = "`LAST` points to an entry while the list may grow")]
 struct Private(Vec<Box<Entry>>);
 
 struct Entry {

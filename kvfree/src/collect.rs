@@ -29,6 +29,8 @@ pub(crate) const HEAVY: u32 = (64 << 10) / quietus_slab::raw::WEIGHT_UNIT as u32
 
 /// Most that a retirer yields the processor, for one closed block.
 const YIELDS: u32 = 50;
+/// The same inside a section, which holds up the very grace period that is wanted.
+const YIELDS_INSIDE: u32 = 2;
 
 impl<G: GracePeriods> Shared<G> {
     /// Puts an object into the open block of this CPU.
@@ -188,7 +190,7 @@ impl<G: GracePeriods> Shared<G> {
         if self.gp.advance(oldest) {
             self.reclaim_some();
         }
-        let mut left = YIELDS;
+        let mut left = if self.gp.inside() { YIELDS_INSIDE } else { YIELDS };
         while self.counters.waiting_bytes.get() > self.config.budget as u64 && left > 0 {
             left -= 1;
             self.counters.yields.add(1);
