@@ -7,8 +7,9 @@ use crate::shared::Shared;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// Rounds for destructors that retire more, before a barrier is content with what was retired before it.
-const ROUNDS: u32 = 10_000;
+/// Rounds for destructors that retire more, before a barrier is content with what was retired before it. Other threads' calls
+/// cannot be told from those that follow ours, so that a barrier beside them makes all of these rounds.
+const ROUNDS: u32 = 256;
 
 impl<G: GracePeriods> Shared<G> {
     /// Frees everything retired before the call, and what its destructors retire. Waits for grace periods; runs deferred
@@ -26,11 +27,7 @@ impl<G: GracePeriods> Shared<G> {
             let last = self.queue.lock().last();
             self.gp.synchronize(self.gp.start());
             let mut pause = Pause(0);
-            loop {
-                self.reclaim_all();
-                if self.queue.lock().done(&self.running, last) {
-                    break;
-                }
+            while !self.reclaim_up_to(last) {
                 pause.wait("");
             }
             if self.counters.calls_run.get() == calls {

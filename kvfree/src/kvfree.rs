@@ -172,7 +172,12 @@ impl<G: GracePeriods> Kvfree<G> {
     pub fn tick(&self) -> bool {
         self.shared.passes.fetch_add(1, Relaxed);
         self.shared.drain(u64::MAX);
-        self.shared.pass() || self.shared.any_open()
+        let pending = self.shared.pass();
+        if pending {
+            // What we took from the CPUs is in the queue now; a worker that was about to sleep has seen neither.
+            self.shared.wake();
+        }
+        pending || self.shared.any_open()
     }
 
     /// What is pending, and what has happened. Takes the queue's lock; what open blocks hold is a racy look.

@@ -66,14 +66,24 @@ impl<G: GracePeriods> Shared<G> {
         }
     }
 
-    /// Every elapsed batch, calls included. Returns how many.
-    pub(crate) fn reclaim_all(&self) -> u32 {
-        let mut n = 0;
+    /// Every elapsed batch up to the one that is the youngest now, calls included: others may go on queueing faster than this
+    /// thread reclaims.
+    pub(crate) fn reclaim_all(&self) {
+        let last = self.queue.lock().last();
+        self.reclaim_up_to(last);
+    }
+
+    /// Elapsed batches, calls included, until those up to `number` are off the queue and finished, or nothing that is left has
+    /// elapsed. Returns whether they are.
+    pub(crate) fn reclaim_up_to(&self, number: u64) -> bool {
         loop {
-            let batch = self.queue.lock().take(&self.running, true, |c| self.gp.poll(c));
-            let Some(batch) = batch else { return n };
+            let mut queue = self.queue.lock();
+            if queue.done(&self.running, number) {
+                return true;
+            }
+            let Some(batch) = queue.take(&self.running, true, |c| self.gp.poll(c)) else { return false };
+            drop(queue);
             self.reclaim(batch);
-            n += 1;
         }
     }
 

@@ -83,10 +83,13 @@ pub(crate) fn start<G: GracePeriods>(shared: &Arc<Shared<G>>) -> std::io::Result
     Ok(handle)
 }
 
-/// Ends the worker of `shared`.
+/// Ends the worker of `shared`. From within one of its deferred functions, on its own thread, it ends soon after.
 pub(crate) fn stop<G: GracePeriods>(shared: &Shared<G>, handle: JoinHandle<()>) {
     // Release: pairs with the Acquire in `run`.
     shared.stopping.store(true, Release);
+    if handle.thread().id() == std::thread::current().id() {
+        return;
+    }
     handle.thread().unpark();
     let _ = handle.join();
 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 use std::time::{Duration, Instant};
-use support::{Inside, Instant_, Manual, Stop, Tally, pointer, retire, retire_bytes, until};
+use support::{Inside, Instant_, Manual, Opens, Stop, Tally, pointer, retire, retire_bytes, until};
 
 fn no_worker() -> Config {
     Config { workers: false, ..Config::default() }
@@ -23,6 +23,7 @@ fn no_worker() -> Config {
 fn nothing_is_freed_before_its_grace_period() {
     let gp = Manual::default();
     let kvfree = Kvfree::new(gp.clone(), no_worker());
+    let _opens = Opens(&gp);
     let cache: Cache<[u64; 8]> = Cache::builder("poisoned").poison(true).build().unwrap();
     let keep = cache.alloc([1; 8]); // keeps the slab mapped, so that freed objects can be looked at
     let tally = Tally::new(200);
@@ -58,6 +59,7 @@ fn nothing_is_freed_before_its_grace_period() {
 fn each_batch_waits_for_its_own_cookie() {
     let gp = Manual::default();
     let kvfree = Kvfree::new(gp.clone(), no_worker());
+    let _opens = Opens(&gp);
     let (first, second) = (Tally::new(10), Tally::new(10));
     (0..10).for_each(|id| retire(&kvfree, first.object(id)));
     kvfree.tick();
@@ -94,6 +96,7 @@ fn cookies_are_taken_after_what_they_cover() {
     let gp = Manual::willing();
     let config = Config { age: Duration::from_millis(2), budget: 64 << 10, ..Config::default() };
     let kvfree = Kvfree::new(gp.clone(), config);
+    let _opens = Opens(&gp);
     let (wrong, ends) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let stop = AtomicBool::new(false);
     let mut begun = 0;
@@ -157,34 +160,37 @@ unsafe impl GracePeriods for Flaky {
 
 #[test]
 fn a_grace_period_that_is_taken_back_leaks_and_says_so() {
-    let liar = Arc::new(AtomicBool::new(true));
-    let gp = Flaky { started: AtomicU64::new(0), liar: Arc::clone(&liar), polled: AtomicU64::new(0) };
-    let kvfree = Kvfree::new(gp, no_worker());
-    let cache: Cache<[u64; 8]> = Cache::builder("flaky").poison(true).build().unwrap();
-    let tally = Tally::new(20);
-    let plain: Vec<_> = (0..30).map(|i| SlabBox::into_raw(cache.alloc([i; 8]))).collect();
-    for id in 0..20 {
-        retire(&kvfree, tally.object(id));
+    for calls in [false, true] {
+        let liar = Arc::new(AtomicBool::new(true));
+        let gp = Flaky { started: AtomicU64::new(0), liar: Arc::clone(&liar), polled: AtomicU64::new(0) };
+        let kvfree = Kvfree::new(gp, no_worker());
+        let cache: Cache<[u64; 8]> = Cache::builder("flaky").poison(true).build().unwrap();
+        let tally = Tally::new(30);
+        let plain: Vec<_> = (0..30).map(|i| SlabBox::into_raw(cache.alloc([i; 8]))).collect();
+        for (id, &p) in plain.iter().enumerate() {
+            if calls {
+                retire(&kvfree, tally.object(id));
+            } else {
+                // SAFETY: nobody else knows it.
+                unsafe { kvfree.retire(p) };
+            }
+        }
+        kvfree.barrier();
+        let s = kvfree.stats();
+        assert_eq!((s.leaked, s.reclaimed_objects, s.calls_run), (30, 0, 0), "{s:?}");
+        assert_eq!((s.pending_objects, s.pending_bytes), (0, 0), "what is leaked is not pending");
+        assert_eq!(tally.dropped(), 0, "leaked, never freed");
+        assert_eq!(cache.stats().live, 30);
+        // SAFETY: leaked objects stay as they are for ever.
+        assert!(plain.iter().enumerate().all(|(i, p)| unsafe { p.as_ref() } == &[i as u64; 8]));
+        // The rest of its life is not affected.
+        liar.store(false, SeqCst);
+        let tally = Tally::new(20);
+        (0..20).for_each(|id| retire(&kvfree, tally.object(id)));
+        kvfree.barrier();
+        tally.each_once();
+        assert_eq!(kvfree.stats().leaked, 30);
     }
-    for &p in &plain {
-        // SAFETY: nobody else knows it.
-        unsafe { kvfree.retire(p) };
-    }
-    kvfree.barrier();
-    let s = kvfree.stats();
-    assert_eq!((s.leaked, s.reclaimed_objects, s.calls_run), (50, 0, 0), "{s:?}");
-    assert_eq!((s.pending_objects, s.pending_bytes), (0, 0), "what is leaked is not pending");
-    assert_eq!(tally.dropped(), 0, "leaked, never freed");
-    assert_eq!(cache.stats().live, 30);
-    // SAFETY: leaked objects stay as they are for ever.
-    assert!(plain.iter().enumerate().all(|(i, p)| unsafe { p.as_ref() } == &[i as u64; 8]));
-    // The rest of its life is not affected.
-    liar.store(false, SeqCst);
-    let tally = Tally::new(20);
-    (0..20).for_each(|id| retire(&kvfree, tally.object(id)));
-    kvfree.barrier();
-    tally.each_once();
-    assert_eq!(kvfree.stats().leaked, 50);
 }
 
 /// Each kind of lane, each size: freed once, and the bytes go up and down by what the objects occupy.
@@ -192,6 +198,7 @@ fn a_grace_period_that_is_taken_back_leaks_and_says_so() {
 fn bytes_and_objects_add_up() {
     let gp = Manual::default();
     let kvfree = Kvfree::new(gp.clone(), no_worker());
+    let _opens = Opens(&gp);
     let cache: Cache<[u64; 100]> = Cache::new("typed"); // 800 bytes
     let tally = Tally::new(3);
     for _ in 0..700 {
@@ -229,7 +236,9 @@ fn bytes_and_objects_add_up() {
 /// A block with more than 64 KiB in one object does not wait for the block to fill.
 #[test]
 fn heavy_objects_close_their_block_at_once() {
-    let kvfree = Kvfree::new(Manual::default(), no_worker());
+    let gp = Manual::default();
+    let kvfree = Kvfree::new(gp.clone(), no_worker());
+    let _opens = Opens(&gp);
     retire_bytes(&kvfree, 1000);
     assert_eq!(kvfree.stats().batches, 0);
     retire_bytes(&kvfree, 128 << 10);
@@ -266,6 +275,7 @@ fn retirers_help_with_what_has_elapsed() {
 fn retirers_above_the_budget_yield_and_go_on() {
     let gp = Manual::default();
     let kvfree = Kvfree::new(gp.clone(), Config { budget: 64 << 10, ..no_worker() });
+    let _opens = Opens(&gp);
     let begin = Instant::now();
     for _ in 0..2000 {
         retire_bytes(&kvfree, 1024);
@@ -275,13 +285,13 @@ fn retirers_above_the_budget_yield_and_go_on() {
     assert!(s.yields > 0, "{s:?}");
     assert_eq!((s.reclaimed_objects, s.pending_objects, s.inline_waits), (0, 2000, 0));
     // Below the budget, they do not.
-    let calm = Kvfree::new(Manual::default(), no_worker());
+    let gp = Manual::default();
+    let calm = Kvfree::new(gp.clone(), no_worker());
+    let _opens_too = Opens(&gp);
     for _ in 0..2000 {
         retire_bytes(&calm, 1024);
     }
     assert_eq!(calm.stats().yields, 0);
-    gp.open();
-    calm.grace_periods().open();
 }
 
 /// Helping runs no user code: destructors are for workers, ticks and barriers.
@@ -350,6 +360,7 @@ fn a_handle_dropped_inside_a_section_leaks() {
         let gp = Manual::default();
         let tally = Tally::new(10);
         let kvfree = Kvfree::new(gp.clone(), Config { workers, ..Config::default() });
+    let _opens = Opens(&gp);
         (0..10).for_each(|id| retire(&kvfree, tally.object(id)));
         let inside = Inside::enter();
         let begin = Instant::now();

@@ -8,6 +8,8 @@ use crate::page::{self, BlockNo};
 use crate::segment::slab_of;
 use crate::{front, large};
 
+/// Fewer objects than this go to the CPU's blocks one by one: opening groups costs more.
+const FEW: usize = 128;
 /// Groups that are open at a time; a cache whose place is taken sends the earlier one's block off.
 const GROUPS: usize = 64;
 
@@ -52,7 +54,7 @@ impl Drop for Groups {
 /// # Safety
 /// 1. Each pointer is null or an object of this allocator that nobody uses any more, and none is there twice.
 pub unsafe fn free_bulk(objects: &[*mut u8]) {
-    if objects.len() < 8 {
+    if objects.len() < FEW {
         for &p in objects.iter().filter(|p| !p.is_null()) {
             // SAFETY: by (1).
             unsafe { front::free(p) };

@@ -144,7 +144,7 @@ pub(crate) fn pop(word: u32) -> *mut u8 {
     if offset == 0 {
         return std::ptr::null_mut();
     }
-    let item: *mut u8;
+    let (item, next): (*mut u8, *mut u8);
     // SAFETY: offset, base, blocks and cpus belong together (`enable`); the block in an installed word is touched only by
     // sections of its CPU, or by the remote side after `restart` (R). The length is below the capacity, so the slot exists.
     unsafe {
@@ -153,9 +153,12 @@ pub(crate) fn pop(word: u32) -> *mut u8 {
             "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 16]",
             "mov {t:e}, dword ptr [{b}]", "sub {t:e}, 1", "js 4f",
             "mov {r}, [{b} + {t}*8 + 64]",
+            "mov {next}, [{b} + {t}*8 + 56]",
             "mov dword ptr [{b}], {t:e}"; // commit
+            next = out(reg) next,
             t = out(reg) _, b = out(reg) _, r = out(reg) item,
             o = in(reg) offset, w = in(reg) u64::from(word),  options(nostack));
+        asm!("prefetchw [{next}]", next = in(reg) next, options(nostack, preserves_flags, readonly));
     }
     item
 }

@@ -85,6 +85,14 @@ impl Manual {
     }
 }
 
+/// Ends all grace periods when it goes: a `Kvfree` that is dropped after it, even by a failing test, can wait for its last ones.
+pub(crate) struct Opens<'a>(pub(crate) &'a Manual);
+impl Drop for Opens<'_> {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
 // SAFETY: there are no sections, so any answer is right; the calls do what 4 asks.
 unsafe impl GracePeriods for Manual {
     fn start(&self) -> Cookie {
