@@ -103,6 +103,7 @@ impl<T: Send + Sync + 'static> Rcu<T> {
 
     /// [`replace`](Self::replace) with a value that is in slab memory already.
     pub fn replace_box(&self, value: SlabBox<T>) -> Retired<T> {
+        let _ = Domain::global(); // before the old value is out: making the domain may panic
         // AcqRel: publishes the new value to `load`, acquires the old one's contents (T).
         let old = self.value.swap(SlabBox::into_raw(value).as_ptr(), AcqRel);
         // SAFETY: (1) the exchange unlinked it, and only this call got it.
@@ -116,6 +117,7 @@ impl<T: Send + Sync + 'static> Rcu<T> {
         value: SlabBox<T>,
         _section: &'g Guard,
     ) -> Result<Retired<T>, SlabBox<T>> {
+        let _ = Domain::global(); // as in `replace_box`
         let new = SlabBox::into_raw(value);
         // AcqRel, Acquire: as in `replace_box` (T). `current` cannot have been freed and come back: the section holds it.
         match self.value.compare_exchange(std::ptr::from_ref(current).cast_mut(), new.as_ptr(), AcqRel, Acquire) {

@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 
 // SAFETY: 1: `elapsed` is true when a grace period with that number or a later one has completed: B, C, G. 2: `start` is a
 // read-modify-write of the sequence, and the driver's heavy fence follows its load of it: A, B, E. 3: `completed` only grows.
-// 4: `advance` only tries the lock; nothing here allocates or retires.
+// 4: so does the sequence. 5: `advance` only tries the lock; nothing here
+// allocates or retires.
 unsafe impl GracePeriods for EngineRef {
     #[inline]
     fn start(&self) -> Number {
@@ -35,8 +36,8 @@ unsafe impl GracePeriods for EngineRef {
     fn synchronize(&self, cookie: Number) {
         self.wait_for(cookie.0);
     }
-    fn inside(&self) -> bool {
-        EngineRef::inside(self)
+    fn inside(&self) -> Option<bool> {
+        Some(EngineRef::inside(self))
     }
 }
 
@@ -283,7 +284,9 @@ impl Cookie<'_> {
     /// # Panics
     /// Inside a section of the domain.
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        self.engine.try_wait_until(self.number, Instant::now().checked_add(timeout)).unwrap_or_else(|inside| panic!("{inside}"))
+        self.engine
+            .try_wait_until(self.number, Instant::now().checked_add(timeout))
+            .unwrap_or_else(|inside| panic!("{inside}"))
     }
 }
 

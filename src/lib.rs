@@ -52,18 +52,18 @@ pub mod model;
 
 pub use atomic::{Atomic, Shared};
 #[cfg(not(quietus_loom))]
-pub use memb::{DomainGuard, Guard, pin, synchronize};
-#[cfg(not(quietus_loom))]
 pub use cell::{Rcu, Retired};
 #[cfg(not(quietus_loom))]
 pub use domain::{Builder, Cookie, Domain};
 #[cfg(not(quietus_loom))]
-pub use registry::Holdout;
-#[cfg(not(quietus_loom))]
-pub use stats::Stats;
+pub use memb::{DomainGuard, Guard, pin, synchronize};
 pub use quietus_kvfree as kvfree;
 pub use quietus_slab as slab;
+#[cfg(not(quietus_loom))]
+pub use registry::Holdout;
 pub use section::Section;
+#[cfg(not(quietus_loom))]
+pub use stats::Stats;
 pub use wait::InsideSection;
 
 #[cfg(all(test, not(quietus_loom)))]

@@ -7,18 +7,19 @@ use crate::shared::Shared;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// Rounds for destructors that retire more, before a barrier is content with what was retired before it. Other threads' calls
-/// cannot be told from those that follow ours, so that a barrier beside them makes all of these rounds.
-const ROUNDS: u32 = 256;
+/// Rounds for destructors that retire what has a destructor, before a barrier is content with what was retired before it.
+const ROUNDS: u32 = 10_000;
 
 impl<G: GracePeriods> Shared<G> {
     /// Frees everything retired before the call, and what its destructors retire. Waits for grace periods; runs deferred
     /// functions on this thread.
     pub(crate) fn barrier(&self) {
         assert!(!self.in_call(), "quietus: a barrier inside a deferred function or destructor would wait for itself");
-        assert!(!self.gp.inside(), "quietus: a barrier inside a read-side section would wait for itself");
+        assert!(self.gp.inside() != Some(true), "quietus: a barrier inside a read-side section would wait for itself");
+        let mut last_round = false;
         for _ in 0..ROUNDS {
-            let calls = self.counters.calls_run.get();
+            let c = &self.counters;
+            let (calls, chained) = (c.calls_run.get(), c.chained.get());
             self.passes.fetch_add(1, Relaxed);
             let mut pause = Pause(0);
             while !self.drain(u64::MAX) {
@@ -27,15 +28,18 @@ impl<G: GracePeriods> Shared<G> {
             let last = self.queue.lock().last();
             self.gp.synchronize(self.gp.start());
             let mut pause = Pause(0);
-            while !self.reclaim_up_to(last) {
+            while !self.reclaim_up_to(last, None) {
                 pause.wait("");
             }
-            if self.counters.calls_run.get() == calls {
-                return; // nothing has run that could have retired more
+            if last_round || c.calls_run.get() == calls {
+                return; // nothing that we wait for has run and could have retired more
             }
-            if self.counters.waiting_objects.get() == 0 && !self.any_open() {
+            if c.waiting_objects.get() == 0 && !self.any_open() {
                 return;
             }
+            // What has run, here or elsewhere, has retired no further calls: then one round more, for its memory. (Calls that
+            // others retire meanwhile are not waited for, or a barrier beside them would never end.)
+            last_round = c.chained.get() == chained;
         }
     }
 }

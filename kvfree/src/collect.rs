@@ -1,7 +1,8 @@
 //! Stage 1, collect: a retired pointer goes into its CPU's open block; a full block is closed and published by one commit.
 //!
-//! Handed to by [`kvfree`](crate::kvfree); hands closed chains to [`queue`](crate::queue). A thread stopped anywhere in here keeps
-//! no other from finishing: the per-CPU words are lock-free, the queue is only tried.
+//! Handed to by [`kvfree`](crate::kvfree); hands closed chains to [`queue`](crate::queue). The per-CPU words are lock-free, and the
+//! queue is only tried: a thread stopped in either keeps no other from finishing. Once for each closed block a retirer also helps
+//! (`help`), and may then take a node's lock for a moment to hand a block to a barn, or issue a membarrier.
 //!
 //! # Ordering
 //! Pair **S**: the commit of the last pointer, the detaching exchange, then the cookie. The detacher holds the queue's lock from
@@ -24,8 +25,10 @@ pub(crate) struct Item {
     pub(crate) function: *mut u8,
 }
 
-/// Objects of this weight close their block at once: 64 KiB.
-pub(crate) const HEAVY: u32 = (64 << 10) / quietus_slab::raw::WEIGHT_UNIT as u32;
+/// From this weight on (4 KiB) an object's block is looked at after each: it closes by bytes, not only by slots.
+pub(crate) const HEAVY: u32 = (4 << 10) / quietus_slab::raw::WEIGHT_UNIT as u32;
+/// Bytes at which a block with such objects is closed.
+const FULL_BYTES: usize = 64 << 10;
 
 /// Most that a retirer yields the processor, for one closed block.
 const YIELDS: u32 = 50;
@@ -138,6 +141,9 @@ impl<G: GracePeriods> Shared<G> {
     /// Detaches what is closed at `site`, queues it under one cookie, and does a little reclaiming. Only tried: if somebody else
     /// has the queue, the chain stays where it is, for the next block or the worker.
     fn settle(&self, word: Word, site: Site) {
+        if quietus_slab::raw::held() {
+            return; // in a signal handler that interrupted the allocator, which the reclaiming below would call
+        }
         let Some(mut queue) = self.queue.try_lock() else { return };
         let closed = loop {
             let old = word.load(site);
@@ -190,7 +196,7 @@ impl<G: GracePeriods> Shared<G> {
         if self.gp.advance(oldest) {
             self.reclaim_some();
         }
-        let mut left = if self.gp.inside() { YIELDS_INSIDE } else { YIELDS };
+        let mut left = if self.gp.inside() != Some(false) { YIELDS_INSIDE } else { YIELDS };
         while self.counters.waiting_bytes.get() > self.config.budget as u64 && left > 0 {
             left -= 1;
             self.counters.yields.add(1);
@@ -210,7 +216,7 @@ impl<G: GracePeriods> Shared<G> {
         for site in sites() {
             let old = word.load(site);
             let (open, _) = unpack(old);
-            if !open.is_some() || open.block().bytes() < 64 << 10 {
+            if !open.is_some() || open.block().bytes() < FULL_BYTES {
                 continue;
             }
             let Some(fresh) = self.empty_block(site) else { return };
@@ -223,7 +229,8 @@ impl<G: GracePeriods> Shared<G> {
     }
 
     /// No open block can be used: the CPU is being drained and every slot is busy, or no block is left. One block for one item;
-    /// without a block, wait for a grace period where that is allowed; else give the item up and say so in the statistics.
+    /// without a block, the retirer waits for a grace period where that is allowed; else the item is given up, and the statistics
+    /// say so.
     #[cold]
     fn stray(&self, item: Item) {
         let site = sites().next().expect("there is always a slot");
@@ -236,7 +243,7 @@ impl<G: GracePeriods> Shared<G> {
             self.counters.strays.add(1);
             self.strays.push(b);
             self.ring();
-        } else if self.gp.inside() || self.in_call() {
+        } else if self.gp.inside() != Some(false) || self.in_call() {
             self.counters.leaked.add(1);
         } else {
             self.counters.inline_waits.add(1);

@@ -15,7 +15,8 @@ pub struct Cookie(pub u64);
 /// 2. Stores of the caller before `start` (an unlink), and stores it has observed from others, are seen by every section that
 ///    begins after the cookie's grace period has begun: a section that may still see them as not done counts as open at `start`.
 /// 3. Once true for `c`, the answer stays true for `c` and all smaller cookies.
-/// 4. `start`, `poll` and `advance` never wait, never allocate, and never retire.
+/// 4. `start` never gives a smaller cookie than one it gave before, as far as its callers' order goes.
+/// 5. `start`, `poll` and `advance` never wait, never allocate, and never retire.
 pub unsafe trait GracePeriods: Send + Sync + 'static {
     /// A cookie for "everything unlinked up to now".
     fn start(&self) -> Cookie;
@@ -27,8 +28,9 @@ pub unsafe trait GracePeriods: Send + Sync + 'static {
     }
     /// Waits until the cookie has elapsed. Called outside sections only.
     fn synchronize(&self, cookie: Cookie);
-    /// Is the calling thread inside a section of this source? Waiting there would never end.
-    fn inside(&self) -> bool {
-        false
+    /// Is the calling thread inside a section of this source? Waiting there would never end. `None`: the source cannot tell; then
+    /// barriers are allowed, and retiring never waits.
+    fn inside(&self) -> Option<bool> {
+        None
     }
 }

@@ -3,7 +3,7 @@
 //! Handed to by users and by `quietus`; hands to [`collect`](crate::collect).
 
 use crate::grace::GracePeriods;
-use crate::reclaim::Function;
+use crate::reclaim::{self, Function};
 use crate::shared::{Config, Shared};
 use crate::stats::Stats;
 use crate::worker;
@@ -15,8 +15,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
-/// Deferred bulk free over one source of grace periods. Retiring costs a few nanoseconds, takes no lock, makes no allocation, and
-/// does not touch the object.
+/// Deferred bulk free over one source of grace periods. Retiring costs a few nanoseconds and does not touch the object. Once for
+/// every few hundred objects, when a block is full, it also does a bounded share of the reclaiming.
 pub struct Kvfree<G: GracePeriods> {
     shared: Arc<Shared<G>>,
     worker: Mutex<Option<JoinHandle<()>>>,
@@ -38,10 +38,11 @@ static LIVE: Mutex<Vec<Weak<dyn Help>>> = Mutex::new(Vec::new());
 
 /// An allocation found its barn empty: has anybody something that has elapsed?
 fn dry(_: &Core) -> bool {
-    let Some(live) = LIVE.try_lock() else { return false };
     let mut any = false;
-    for one in live.iter() {
-        any |= one.upgrade().is_some_and(|shared| shared.help_dry());
+    for i in 0.. {
+        // The lock is not held while one helps, or goes.
+        let Some(shared) = LIVE.try_lock().and_then(|live| live.get(i).map(Weak::upgrade)) else { break };
+        any |= shared.is_some_and(|shared| shared.help_dry());
     }
     any
 }
@@ -50,7 +51,7 @@ impl<G: GracePeriods> Kvfree<G> {
     /// A `Kvfree` over `gp`. Starts its worker thread, if it is to have one.
     ///
     /// # Panics
-    /// When the thread cannot be started, or no per-CPU words are left (8,190, two for each `Kvfree` and one for each cache).
+    /// When the thread cannot be started, or no per-CPU words are left (8,183, two for each `Kvfree` and one for each cache).
     pub fn new(gp: G, config: Config) -> Self {
         let shared = Arc::new(Shared::new(gp, config));
         let worker = shared.config.workers.then(|| worker::start(&shared).expect("quietus: cannot start the worker"));
@@ -69,7 +70,7 @@ impl<G: GracePeriods> Kvfree<G> {
     }
 
     /// Frees an object of the slab allocator after a grace period, dropping its value first. May be called inside a section,
-    /// from any thread; never waits, unless every block there can be is in use (4 GiB of them).
+    /// from any thread; never waits for a grace period, unless every block there can be is in use (4 GiB of them).
     ///
     /// # Safety
     /// 1. `object` is an object of `quietus-slab` holding a live `T`; no section that begins from now on can reach it, nobody
@@ -134,6 +135,9 @@ impl<G: GracePeriods> Kvfree<G> {
     pub unsafe fn call(&self, pointer: NonNull<u8>, function: unsafe fn(*mut u8), bytes: usize) {
         let function: Function = function;
         let weight = bytes.div_ceil(WEIGHT_UNIT).min(1 << 22) as u32;
+        if reclaim::in_any_call() {
+            self.shared.counters.chained.add(1); // a barrier that covers the caller covers this, too
+        }
         self.shared.collect_call(pointer.as_ptr(), function as *mut u8, weight);
     }
 
@@ -168,19 +172,15 @@ impl<G: GracePeriods> Kvfree<G> {
     }
 
     /// One round of the worker's duties on this thread: closes blocks, pushes the grace period, frees what has elapsed (calling
-    /// deferred functions), refills the reserve. Never waits. Returns whether something is still pending.
+    /// deferred functions), refills the reserve. Does not wait for readers. Returns whether something is still pending.
     pub fn tick(&self) -> bool {
         self.shared.passes.fetch_add(1, Relaxed);
         self.shared.drain(u64::MAX);
-        let pending = self.shared.pass();
-        if pending {
-            // What we took from the CPUs is in the queue now; a worker that was about to sleep has seen neither.
-            self.shared.wake();
-        }
-        pending || self.shared.any_open()
+        let waiting = self.shared.pass(None);
+        waiting || self.shared.any_open()
     }
 
-    /// What is pending, and what has happened. Takes the queue's lock; what open blocks hold is a racy look.
+    /// What is pending, and what has happened. What open blocks hold is a racy look.
     pub fn stats(&self) -> Stats {
         let s = &self.shared;
         let c = &s.counters;
@@ -222,18 +222,25 @@ unsafe fn drop_box<T>(p: *mut u8) {
 }
 
 impl<G: GracePeriods> Drop for Kvfree<G> {
-    /// A barrier, then the worker's end. Inside a section of the source, or a deferred function, where a barrier is impossible,
-    /// what is pending is leaked.
+    /// Barriers until nothing is pending, then the worker's end. Inside a section of the source, or one of our own deferred
+    /// functions, where a barrier is impossible, what is pending is leaked, and no further deferred function runs.
     fn drop(&mut self) {
-        let can_wait = !self.shared.gp.inside() && !self.shared.in_call();
+        let can_wait = self.shared.gp.inside() != Some(true) && !self.shared.in_call();
         if can_wait {
             self.shared.barrier();
+            // Only destructors can retire now: more generations than one barrier goes through.
+            while self.shared.counters.waiting_objects.get() > 0 || self.shared.any_open() {
+                self.shared.barrier();
+            }
+        } else {
+            // Relaxed: see `reclaim_up_to`.
+            self.shared.abandoned.store(true, Relaxed);
         }
         if let Some(handle) = self.worker.lock().take() {
-            worker::stop(&self.shared, handle);
+            worker::stop(&self.shared, handle, can_wait);
         }
+        self.shared.reserve.empty();
         if can_wait && self.shared.drain(u64::MAX) && !self.shared.any_open() {
-            self.shared.reserve.empty();
             // SAFETY: nothing is open after the drain, and the handle is the last user.
             unsafe { self.shared.lanes.release() };
         }

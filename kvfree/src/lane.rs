@@ -81,7 +81,12 @@ impl Lanes {
             words: [const { AtomicU32::new(Word::NONE.get()) }; LANES],
             used: Mutex::new(Vec::with_capacity(LANES)),
         };
-        lanes.open(MIXED).and(lanes.open(CALL)).expect("no per-CPU words left (8,190 for all caches and domains)");
+        for lane in [MIXED, CALL] {
+            let word = Word::allocate().expect("no per-CPU words left (8,183 for all caches and domains)");
+            // Relaxed: nobody else knows the lanes yet.
+            lanes.words[usize::from(lane)].store(word.get(), Relaxed);
+            lanes.used.lock().push(word);
+        }
         lanes
     }
 
@@ -112,7 +117,7 @@ impl Lanes {
             // SAFETY: stored from `Word::get`.
             return Some(unsafe { Word::from_raw(n) });
         }
-        let word = Word::allocate()?;
+        let word = Word::try_allocate()?;
         used.push(word);
         // Release: pairs with the Acquire above.
         slot.store(word.get(), Release);

@@ -93,6 +93,11 @@ impl Queue {
         [&self.plain, &self.calls].iter().filter_map(|f| f.cookie()).min()
     }
 
+    /// Cookie of the oldest batch that anybody may reclaim.
+    pub(crate) fn oldest_plain(&self) -> Option<Cookie> {
+        self.plain.cookie()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         !self.plain.head.is_some() && !self.calls.head.is_some()
     }
@@ -105,8 +110,8 @@ impl Queue {
     /// Takes the oldest batch for which `elapsed` holds; those with calls only if asked for. It counts as running until
     /// [`Running::finished`].
     pub(crate) fn take(&mut self, running: &Running, calls: bool, elapsed: impl Fn(Cookie) -> bool) -> Option<Batch> {
-        // Relaxed: places are taken under the lock only.
-        let place = running.0.iter().position(|n| n.load(Relaxed) == 0)?;
+        // Acquire: pairs with `finished`; whoever takes the lock later, a barrier for one, gets it from us.
+        let place = running.0.iter().position(|n| n.load(Acquire) == 0)?;
         let ready = |f: &Fifo| f.cookie().filter(|&c| elapsed(c));
         let fifo = match (ready(&self.plain), ready(&self.calls).filter(|_| calls)) {
             (Some(p), Some(c)) if c < p => &mut self.calls,

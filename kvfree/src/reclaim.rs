@@ -10,11 +10,13 @@
 use crate::collect::Item;
 use crate::grace::{Cookie, GracePeriods};
 use crate::lane::{CALL, Kind};
-use crate::queue::{Batch, measure};
+use crate::queue::{Batch, Size, measure};
 use crate::shared::Shared;
 use quietus_slab::raw::BlockNo;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 /// A deferred function is running on this thread for the `Shared` at this address; older ones below.
 struct Frame {
@@ -27,7 +29,14 @@ thread_local! {
     static CALLS: Cell<*const Frame> = const { Cell::new(std::ptr::null()) };
 }
 
-/// Batches a helper reclaims at most at one go: bounds what a single retire or allocation may cost.
+/// Is this thread inside a deferred function or destructor, of whatever `Shared`?
+#[inline(always)]
+pub(crate) fn in_any_call() -> bool {
+    !CALLS.get().is_null()
+}
+
+/// Batches a helper reclaims at most at one go: bounds what a single retire or allocation may cost (a batch is one block, or the
+/// few that had piled up on a CPU).
 const HELP_BATCHES: u32 = 16;
 /// A mixed batch costs about as much as so many whole-block ones.
 const MIXED_COST: u32 = 8;
@@ -49,15 +58,15 @@ impl<G: GracePeriods> Shared<G> {
         false
     }
 
-    /// A bounded number of elapsed batches without user code, oldest first. Returns the cookie of the oldest that is left, whether
-    /// elapsed or not; `None`: nothing is left, or somebody else has the queue.
+    /// A bounded number of elapsed batches without user code, oldest first. Returns the cookie of the oldest of these that is left,
+    /// whether elapsed or not; `None`: none is left, or somebody else has the queue.
     pub(crate) fn reclaim_some(&self) -> Option<Cookie> {
         let mut budget = HELP_BATCHES;
         loop {
             let mut queue = self.queue.try_lock()?;
             let Some(batch) = (budget > 0).then(|| queue.take(&self.running, false, |c| self.gp.poll(c))).flatten()
             else {
-                return queue.oldest();
+                return queue.oldest_plain();
             };
             drop(queue);
             budget = budget.saturating_sub(if Kind::of(batch.first) == Kind::Same { 1 } else { MIXED_COST });
@@ -67,16 +76,20 @@ impl<G: GracePeriods> Shared<G> {
     }
 
     /// Every elapsed batch up to the one that is the youngest now, calls included: others may go on queueing faster than this
-    /// thread reclaims.
-    pub(crate) fn reclaim_all(&self) {
+    /// thread reclaims. Stops between two batches once `until` has passed.
+    pub(crate) fn reclaim_all(&self, until: Option<Instant>) {
         let last = self.queue.lock().last();
-        self.reclaim_up_to(last);
+        self.reclaim_up_to(last, until);
     }
 
     /// Elapsed batches, calls included, until those up to `number` are off the queue and finished, or nothing that is left has
-    /// elapsed. Returns whether they are.
-    pub(crate) fn reclaim_up_to(&self, number: u64) -> bool {
+    /// elapsed, or `until` has passed. Returns whether they are.
+    pub(crate) fn reclaim_up_to(&self, number: u64, until: Option<Instant>) -> bool {
         loop {
+            // Relaxed: whoever abandons does so inside a call on this thread, or has given up on the worker.
+            if self.abandoned.load(Relaxed) || until.is_some_and(|end| Instant::now() >= end) {
+                return false;
+            }
             let mut queue = self.queue.lock();
             if queue.done(&self.running, number) {
                 return true;
@@ -100,7 +113,18 @@ impl<G: GracePeriods> Shared<G> {
     }
 
     fn reclaim(&self, batch: Batch) {
+        /// Counts the batch as done, whatever happens to it.
+        struct Done<'s, G: GracePeriods>(&'s Shared<G>, Batch, Size);
+        impl<G: GracePeriods> Drop for Done<'_, G> {
+            fn drop(&mut self) {
+                self.0.counters.waiting_objects.sub(self.2.objects);
+                self.0.counters.waiting_bytes.sub(self.2.bytes);
+                self.0.running.finished(&self.1);
+            }
+        }
         let size = measure(batch.first);
+        let done = Done(self, batch, size);
+        let batch = &done.1;
         if self.gp.poll(batch.cookie) {
             let mut b = batch.first;
             while b.is_some() {
@@ -117,9 +141,6 @@ impl<G: GracePeriods> Shared<G> {
                 batch.cookie.0, size.objects
             );
         }
-        self.counters.waiting_objects.sub(size.objects);
-        self.counters.waiting_bytes.sub(size.bytes);
-        self.running.finished(&batch);
     }
 
     /// Frees what a block holds, now.
@@ -135,14 +156,19 @@ impl<G: GracePeriods> Shared<G> {
             Kind::Call => {
                 // SAFETY: the block is ours until it goes back to the reserve.
                 for pair in unsafe { b.block().retired() }.chunks_exact(2) {
-                    self.call(pair[0], pair[1]);
+                    // Relaxed: set by the call before, on this thread, or never seen.
+                    if self.abandoned.load(Relaxed) {
+                        self.counters.leaked.add(1); // the handle is gone: so may be what the rest borrows
+                    } else {
+                        self.call(pair[0], pair[1]);
+                    }
                 }
                 self.reserve.put(b);
             }
         }
     }
 
-    /// Frees one item, now.
+    /// Frees one item, now: its grace period is over.
     pub(crate) fn free_item(&self, item: Item) {
         if item.lane == CALL {
             self.call(item.pointer, item.function);

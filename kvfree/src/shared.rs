@@ -47,11 +47,14 @@ pub(crate) struct Shared<G> {
     /// The worker has been told that there is something (pair "bell" in `worker`).
     pub(crate) armed: AtomicBool,
     pub(crate) stopping: AtomicBool,
+    /// The handle is gone without a barrier: no deferred function may run any more.
+    pub(crate) abandoned: AtomicBool,
     pub(crate) worker: OnceLock<Thread>,
 }
 
 impl<G: GracePeriods> Shared<G> {
-    pub(crate) fn new(gp: G, config: Config) -> Self {
+    pub(crate) fn new(gp: G, mut config: Config) -> Self {
+        config.age = config.age.max(Duration::from_millis(1));
         Shared {
             gp,
             lanes: Lanes::new(),
@@ -64,6 +67,7 @@ impl<G: GracePeriods> Shared<G> {
             passes: AtomicU64::new(0),
             armed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             worker: OnceLock::new(),
         }
     }

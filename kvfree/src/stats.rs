@@ -40,6 +40,8 @@ pub(crate) struct Counters {
     pub(crate) helped: Count,
     pub(crate) yields: Count,
     pub(crate) calls_run: Count,
+    /// Calls retired by calls.
+    pub(crate) chained: Count,
     pub(crate) panics: Count,
     pub(crate) wakes: Count,
 }

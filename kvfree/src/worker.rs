@@ -11,6 +11,7 @@
 
 use crate::grace::GracePeriods;
 use crate::shared::Shared;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::thread::JoinHandle;
@@ -37,40 +38,47 @@ impl<G: GracePeriods> Shared<G> {
     }
 
     /// One round of everything a worker does but draining. Returns whether a batch is still waiting for its grace period.
-    pub(crate) fn pass(&self) -> bool {
+    /// Stops calling deferred functions at `until`, so that they do not keep blocks from ageing.
+    pub(crate) fn pass(&self, until: Option<Instant>) -> bool {
         self.reserve.refill();
-        self.reclaim_all();
+        self.reclaim_all(until);
         let oldest = self.queue.lock().oldest();
         let Some(oldest) = oldest else { return false };
         if self.gp.advance(oldest) {
-            self.reclaim_all();
+            self.reclaim_all(until);
         }
         !self.queue.lock().is_empty()
     }
 
     fn run(&self) {
-        let period = self.config.age / 2;
         let mut last = Instant::now();
         // Acquire: pairs with the Release in `stop`.
         while !self.stopping.load(Acquire) {
-            if last.elapsed() >= period {
-                // A block opened since the pass before is younger than a period; one that was there already is old.
-                let now = self.passes.fetch_add(1, Relaxed) + 1;
-                self.drain(now - 1);
-                last = Instant::now();
-            }
-            if self.pass() {
-                std::thread::park_timeout(SHORT.min(period));
-                continue;
-            }
-            // AcqRel: see "bell" in the module.
-            self.armed.swap(false, AcqRel);
-            if self.any_open() || self.reserve.wanted() {
-                self.armed.store(true, Relaxed);
-                std::thread::park_timeout(period.saturating_sub(last.elapsed()));
-            } else {
-                std::thread::park();
-            }
+            // A panic here is a bug (deferred functions are caught one by one); it has been reported, and must not end the worker.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.round(&mut last)));
+        }
+    }
+
+    fn round(&self, last: &mut Instant) {
+        let period = self.config.age / 2;
+        if last.elapsed() >= period {
+            // A block opened since the pass before is younger than a period; one that was there already is old.
+            let now = self.passes.fetch_add(1, Relaxed) + 1;
+            self.drain(now - 1);
+            *last = Instant::now();
+        }
+        if self.pass(Some(*last + period)) {
+            return std::thread::park_timeout(SHORT.min(period));
+        }
+        // AcqRel: see "bell" in the module.
+        self.armed.swap(false, AcqRel);
+        // In this order: what a `tick` takes goes from the words to the queue, under the queue's lock.
+        if self.any_open() || self.reserve.wanted() || !self.queue.lock().is_empty() {
+            // Relaxed: spares retirers a wake-up; nothing follows from it.
+            self.armed.store(true, Relaxed);
+            std::thread::park_timeout(period.saturating_sub(last.elapsed()));
+        } else {
+            std::thread::park();
         }
     }
 }
@@ -83,13 +91,12 @@ pub(crate) fn start<G: GracePeriods>(shared: &Arc<Shared<G>>) -> std::io::Result
     Ok(handle)
 }
 
-/// Ends the worker of `shared`. From within one of its deferred functions, on its own thread, it ends soon after.
-pub(crate) fn stop<G: GracePeriods>(shared: &Shared<G>, handle: JoinHandle<()>) {
+/// Ends the worker of `shared`; waits for its end only if asked to.
+pub(crate) fn stop<G: GracePeriods>(shared: &Shared<G>, handle: JoinHandle<()>, wait: bool) {
     // Release: pairs with the Acquire in `run`.
     shared.stopping.store(true, Release);
-    if handle.thread().id() == std::thread::current().id() {
-        return;
-    }
     handle.thread().unpark();
-    let _ = handle.join();
+    if wait {
+        let _ = handle.join();
+    }
 }

@@ -360,7 +360,7 @@ fn a_handle_dropped_inside_a_section_leaks() {
         let gp = Manual::default();
         let tally = Tally::new(10);
         let kvfree = Kvfree::new(gp.clone(), Config { workers, ..Config::default() });
-    let _opens = Opens(&gp);
+        let _opens = Opens(&gp);
         (0..10).for_each(|id| retire(&kvfree, tally.object(id)));
         let inside = Inside::enter();
         let begin = Instant::now();
@@ -392,7 +392,8 @@ fn a_handle_dropped_by_its_own_function() {
 fn barriers_where_they_cannot_be() {
     let kvfree: &'static Kvfree<Instant_> =
         Box::leak(Box::new(Kvfree::new(Instant_::default(), Config { workers: true, ..Config::default() })));
-    let text = |payload: Box<dyn std::any::Any + Send>| payload.downcast_ref::<&str>().map_or(String::new(), |s| (*s).into());
+    let text =
+        |payload: Box<dyn std::any::Any + Send>| payload.downcast_ref::<&str>().map_or(String::new(), |s| (*s).into());
     let inside = Inside::enter();
     let panic = catch_unwind(AssertUnwindSafe(|| kvfree.barrier())).unwrap_err();
     assert!(text(panic).contains("inside a read-side section"));

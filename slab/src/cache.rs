@@ -12,13 +12,13 @@
 
 use crate::AllocError;
 use crate::cpu;
+use crate::lock::{self, Lock};
 use crate::node::Node;
-use crate::page::{self, BlockNo, SLOTS};
+use crate::page::{self, BlockNo, SLOTS, Stack};
 use crate::percpu::{self, Word, pack, unpack};
 use crate::segment::{Pool, SLAB_BYTES, slab_of};
 use crate::source::{self, PageSource};
 use crate::stats::{CacheStats, Counters};
-use parking_lot::Mutex;
 use std::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
@@ -38,7 +38,7 @@ const DEAD: u64 = BlockNo::DEAD.0 as u64 | (BlockNo::DEAD.0 as u64) << 32;
 /// See the module.
 pub struct Core {
     id: u16,
-    name: Mutex<&'static str>,
+    name: Lock<&'static str>,
     stride: AtomicU32,
     cap: AtomicU32,
     word: AtomicU32,
@@ -66,9 +66,9 @@ struct Registry {
     cores: Vec<&'static Core>,
     unused: Vec<&'static Core>,
 }
-static REGISTRY: Mutex<Registry> = Mutex::new(Registry { cores: Vec::new(), unused: Vec::new() });
+static REGISTRY: Lock<Registry> = Lock::new(Registry { cores: Vec::new(), unused: Vec::new() });
 static DEFAULT_POOL: Pool = Pool::new(&source::DEFAULT);
-static POOLS: Mutex<Vec<&'static Pool>> = Mutex::new(Vec::new());
+static POOLS: Lock<Vec<&'static Pool>> = Lock::new(Vec::new());
 
 /// Bytes that freed objects of poisoned caches are filled with.
 pub const POISON: u8 = 0x6b;
@@ -90,7 +90,7 @@ fn pool_of(source: &'static dyn PageSource) -> &'static Pool {
 
 /// What to do when a cache has run dry, before it takes fresh memory: reclaims something, if it can, and says whether it did.
 pub type ReclaimHook = fn(&Core) -> bool;
-static HOOK: Mutex<Vec<ReclaimHook>> = Mutex::new(Vec::new());
+static HOOK: Lock<Vec<ReclaimHook>> = Lock::new(Vec::new());
 static HOOKED: AtomicBool = AtomicBool::new(false);
 
 /// Registers a function that the allocating slow path calls when a cache's barn is empty (kvfree's: poll the grace period,
@@ -145,7 +145,7 @@ impl Core {
     fn blank(id: u16) -> Core {
         Core {
             id,
-            name: Mutex::new(""),
+            name: Lock::new(""),
             stride: AtomicU32::new(LEAST),
             cap: AtomicU32::new(0),
             word: AtomicU32::new(Word::NONE.get()),
@@ -238,6 +238,10 @@ impl Core {
     #[inline(never)]
     pub(crate) fn alloc_slow(&'static self) -> *mut u8 {
         self.counters.alloc_slow.add(1);
+        if lock::held() {
+            return std::ptr::null_mut(); // in a signal handler that interrupted the allocator: nothing can be done safely
+        }
+        adopt_orphans();
         let word = self.word();
         if self.block_capacity() > 0 {
             for site in percpu::sites().chain(percpu::sites()) {
@@ -274,14 +278,14 @@ impl Core {
         if let Some(p) = node.take_one() {
             return Some(p);
         }
-        if self.dry() {
+        self.dry();
+        // Others may be faster than we are with the slab that we have added: only a source that fails ends this.
+        loop {
             if let Some(p) = node.take_one() {
                 return Some(p);
             }
-        }
-        if node.grow(self, n).is_ok() {
-            if let Some(p) = node.take_one() {
-                return Some(p);
+            if node.grow(self, n).is_err() {
+                break;
             }
         }
         self.nodes.iter().find_map(Node::take_one).or_else(|| self.pop_from_barns())
@@ -313,7 +317,7 @@ impl Core {
         let cap = self.block_capacity();
         b.block().reset(cap);
         let mut got = node.refill(b, cap);
-        if got == 0 && node.grow(self, n).is_ok() {
+        while got == 0 && node.grow(self, n).is_ok() {
             got = node.refill(b, cap);
         }
         if got == 0 {
@@ -344,6 +348,10 @@ impl Core {
     #[inline(never)]
     pub(crate) unsafe fn free_slow(&'static self, p: *mut u8) {
         self.counters.free_slow.add(1);
+        if lock::held() {
+            return orphan(p);
+        }
+        adopt_orphans();
         let word = self.word();
         let cap = self.block_capacity();
         if cap > 0 {
@@ -517,7 +525,7 @@ impl Core {
             },
         );
         if !stopped {
-            return; // the kernel refused the fence: the cache stays as it is, without a handle
+            return self.flush_chain(chain); // the kernel refused the fence: the cache stays as it is, without a handle
         }
         // Relaxed: whoever puts a block into a barn after the flush below has taken the node's lock after it, and sees this.
         self.dead.store(true, Relaxed);
@@ -554,6 +562,40 @@ impl Core {
             free_in_slabs: free,
             ..self.counters.read()
         }
+    }
+}
+
+/// Objects freed by signal handlers that interrupted the allocator, in blocks of one each.
+static ORPHANS: Stack = Stack::new();
+
+/// Keeps a free object for later. Lock-free. (Without a page left, it is lost.)
+#[cold]
+fn orphan(p: *mut u8) {
+    let Some(b) = page::page() else { return };
+    b.block().reset(1);
+    // SAFETY: a fresh block is ours.
+    unsafe { b.block().push(p) };
+    ORPHANS.push(b);
+}
+
+/// Frees what handlers have left behind.
+fn adopt_orphans() {
+    if ORPHANS.is_empty() {
+        return;
+    }
+    let mut chain = ORPHANS.take_all();
+    while chain.is_some() {
+        let b = chain;
+        chain = b.block().next();
+        // SAFETY: blocks taken off the stack are ours.
+        if let Some(p) = unsafe { b.block().pop() } {
+            // SAFETY: it was freed, and is an object of a cache.
+            if let Some(core) = unsafe { slab_of(p) }.cache() {
+                // SAFETY: as above.
+                unsafe { core.free_direct(&[p]) };
+            }
+        }
+        page::put_page(b);
     }
 }
 

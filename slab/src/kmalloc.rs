@@ -4,10 +4,10 @@
 //! [`large`](crate::large).
 
 use crate::cache::{Core, Recipe};
+use crate::lock::Lock;
 use crate::size_class::{CLASSES, STRIDES, class_of};
 use crate::slab::Slab;
 use crate::{AllocError, front, large, segment};
-use parking_lot::Mutex;
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
 use std::ptr::{NonNull, null_mut};
@@ -21,7 +21,7 @@ const MIXED_MOST: u32 = 1024;
 
 /// The caches of the size classes, made at first use.
 static CACHES: [AtomicPtr<Core>; CLASSES] = [const { AtomicPtr::new(null_mut()) }; CLASSES];
-static MAKING: Mutex<()> = Mutex::new(());
+static MAKING: Lock<()> = Lock::new(());
 static POISONED: AtomicBool = AtomicBool::new(false);
 
 #[inline(always)]

@@ -23,6 +23,7 @@ mod cpu;
 mod front;
 mod kmalloc;
 mod large;
+mod lock;
 mod node;
 mod os;
 mod page;
@@ -72,6 +73,7 @@ pub mod raw {
     pub use crate::bulk::recycle;
     pub use crate::cache::{Core, ReclaimHook, on_dry};
     pub use crate::kmalloc::slab;
+    pub use crate::lock::held;
     pub use crate::page::{
         BLOCK_BYTES, Block, BlockNo, SLOTS, Stack, WEIGHT_UNIT, grow, page, page_stats, put_page, set_page_limit,
         try_page,

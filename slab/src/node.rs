@@ -7,10 +7,10 @@
 
 use crate::AllocError;
 use crate::cache::Core;
+use crate::lock::Lock;
 use crate::page::{self, BlockNo};
 use crate::segment::Pool;
 use crate::slab::Slab;
-use parking_lot::Mutex;
 use std::ptr::null_mut;
 
 /// Empty slabs a node keeps before it gives them back.
@@ -18,7 +18,7 @@ const EMPTY_KEPT: u32 = 1;
 
 #[derive(Default)]
 pub(crate) struct Node {
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 struct State {

@@ -4,7 +4,7 @@
 //! its `kvfree_rcu_bulk_data` (retired pointers). Blocks live in one immortal array and are known by 32-bit **numbers** (their byte
 //! offset in it), so that two of them fit the one word that a per-CPU commit stores.
 //!
-//! Handed to by [`percpu`](crate::percpu), [`barn`](crate::barn) and `quietus-kvfree` (reserve, batches).
+//! Handed to by [`percpu`](crate::percpu), [`node`](crate::node) and `quietus-kvfree` (reserve, batches).
 //!
 //! # Layout
 //! The first page, number 0, has capacity 0 and belongs to nobody: "no block" needs no test on a fast path, because it is empty for a pop

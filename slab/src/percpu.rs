@@ -17,9 +17,9 @@
 //! the whole process: a try-lock does not exclude a sequence's commit, so the two never share a region.
 
 use crate::cpu;
+use crate::lock::{Held, Lock as Mutex};
 use crate::page::{self, BlockNo};
 use crate::{os, rseq};
-use parking_lot::{Mutex, MutexGuard};
 use std::sync::OnceLock;
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
@@ -107,10 +107,19 @@ impl Word {
     /// The word that is 0 everywhere and stays so: every pop and push on it fails.
     pub const NONE: Word = Word(8 * (WORDS - 1));
 
-    /// A word of its own, 0 in every region. `None` when all 8,190 are in use.
+    /// A word of its own, 0 in every region. `None` when all 8,183 are in use.
     pub fn allocate() -> Option<Word> {
         init();
-        let mut pool = WORD_POOL.lock();
+        Self::from_pool(&mut WORD_POOL.lock())
+    }
+
+    /// [`allocate`](Self::allocate), if nobody else is at it.
+    pub fn try_allocate() -> Option<Word> {
+        init();
+        Self::from_pool(&mut *WORD_POOL.try_lock()?)
+    }
+
+    fn from_pool(pool: &mut (u32, Vec<u32>)) -> Option<Word> {
         if let Some(w) = pool.1.pop() {
             return Some(Word(w));
         }
@@ -349,7 +358,7 @@ impl Stopped<'_> {
 ///
 /// `edit` must not block, allocate from a cache, or retire.
 pub fn stop(mut wanted: impl FnMut(Site) -> bool, mut edit: impl FnMut(&Stopped<'_>)) -> bool {
-    let serial: MutexGuard<'_, ()> = DRAIN.lock();
+    let serial: Held<'_, ()> = DRAIN.lock();
     let a = area();
     let (mut stopped, mut last) = (0, 0);
     for s in (0..a.cpus).map(Site).filter(|&s| wanted(s)) {

@@ -22,7 +22,10 @@
 use crate::percpu::{REGION_SHIFT, STOP_OFFSET};
 use std::arch::asm;
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicIsize, AtomicPtr, AtomicU8, AtomicU32,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 /// What the sequences need, together in one cache line. Written once, before `offset` becomes non-zero. The sections read the
 /// others by their offsets, 8, 16 and 24.
@@ -89,7 +92,7 @@ pub(crate) fn enable(offset: isize, base: *mut u8, blocks: *mut u8, cpus: u32) {
     PARAMS.blocks.store(blocks, Relaxed);
     PARAMS.cpus.store(cpus, Relaxed);
     // Release: whoever sees the offset sees the rest (x86 loads are acquires, and each operation loads it first).
-    PARAMS.offset.store(offset, std::sync::atomic::Ordering::Release);
+    PARAMS.offset.store(offset, Release);
 }
 
 /// Restarts every section now running on `cpu` (all CPUs: `None`). False when the kernel refused: nothing may be edited then.
@@ -97,7 +100,7 @@ pub(crate) fn restart(cpu: Option<u32>) -> bool {
     match cpu {
         Some(cpu) if ONE_CPU.load(Relaxed) == 1 => {
             membarrier(PRIVATE_EXPEDITED_RSEQ, FLAG_CPU, libc::c_long::from(cpu)) == 0
-                // A CPU that is not online has no section to restart, but says so with an error.
+                // Some kernels answer a CPU that is not online with an error; it has no section to restart.
                 || membarrier(PRIVATE_EXPEDITED_RSEQ, 0, 0) == 0
         }
         _ => membarrier(PRIVATE_EXPEDITED_RSEQ, 0, 0) == 0,
@@ -107,7 +110,7 @@ pub(crate) fn restart(cpu: Option<u32>) -> bool {
 /// The CPU that this thread's sequences would run on now; `None`: sequences are off, or this thread is not registered.
 pub(crate) fn cpu() -> Option<u32> {
     // Acquire: pairs with `enable`.
-    let offset = PARAMS.offset.load(std::sync::atomic::Ordering::Acquire);
+    let offset = PARAMS.offset.load(Acquire);
     if offset == 0 {
         return None;
     }
@@ -140,7 +143,8 @@ macro_rules! section {
 /// Takes the newest pointer of the low block of this CPU's `word`; null: empty, stopped, or sequences cannot be used.
 #[inline(always)]
 pub(crate) fn pop(word: u32) -> *mut u8 {
-    let offset = PARAMS.offset.load(Relaxed);
+    // Acquire: pairs with `enable`.
+    let offset = PARAMS.offset.load(Acquire);
     if offset == 0 {
         return std::ptr::null_mut();
     }
@@ -166,7 +170,8 @@ pub(crate) fn pop(word: u32) -> *mut u8 {
 /// Puts a free object into the low block of this CPU's `word`; false: full, stopped, or sequences cannot be used.
 #[inline(always)]
 pub(crate) fn push(word: u32, item: *mut u8) -> bool {
-    let offset = PARAMS.offset.load(Relaxed);
+    // Acquire: pairs with `enable`.
+    let offset = PARAMS.offset.load(Acquire);
     if offset == 0 {
         return false;
     }
@@ -187,7 +192,8 @@ pub(crate) fn push(word: u32, item: *mut u8) -> bool {
 /// Puts a retired pointer with its weight into the low block of this CPU's `word`: length and weight are one commit.
 #[inline(always)]
 pub(crate) fn retire(word: u32, item: *mut u8, weight: u32) -> bool {
-    let offset = PARAMS.offset.load(Relaxed);
+    // Acquire: pairs with `enable`.
+    let offset = PARAMS.offset.load(Acquire);
     if offset == 0 {
         return false;
     }
@@ -208,7 +214,8 @@ pub(crate) fn retire(word: u32, item: *mut u8, weight: u32) -> bool {
 /// The same for a pair of words (pointer, function): two slots, one commit. The block's capacity must be even.
 #[inline(always)]
 pub(crate) fn retire_pair(word: u32, first: *mut u8, second: *mut u8, weight: u32) -> bool {
-    let offset = PARAMS.offset.load(Relaxed);
+    // Acquire: pairs with `enable`.
+    let offset = PARAMS.offset.load(Acquire);
     if offset == 0 {
         return false;
     }
@@ -229,7 +236,8 @@ pub(crate) fn retire_pair(word: u32, first: *mut u8, second: *mut u8, weight: u3
 
 /// Replaces this CPU's `word`, if it is `old`, by `new`.
 pub(crate) fn exchange(word: u32, old: u64, new: u64) -> bool {
-    let offset = PARAMS.offset.load(Relaxed);
+    // Acquire: pairs with `enable`.
+    let offset = PARAMS.offset.load(Acquire);
     if offset == 0 {
         return false;
     }
@@ -248,7 +256,8 @@ pub(crate) fn exchange(word: u32, old: u64, new: u64) -> bool {
 /// Closes the open block of this CPU's `word` `{open, closed}`, if it is `old`: the word becomes `{fresh, open}`, and
 /// `open.next` = `closed`. Closing and publishing are one commit.
 pub(crate) fn close(word: u32, old: u64, fresh: u32) -> bool {
-    let offset = PARAMS.offset.load(Relaxed);
+    // Acquire: pairs with `enable`.
+    let offset = PARAMS.offset.load(Acquire);
     if offset == 0 {
         return false;
     }

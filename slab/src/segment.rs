@@ -11,10 +11,10 @@
 //! the object alone.
 
 use crate::AllocError;
+use crate::lock::Lock;
 use crate::os;
 use crate::slab::{BITMAP_WORDS, Slab};
 use crate::source::PageSource;
-use parking_lot::Mutex;
 use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -52,7 +52,7 @@ const ALL: u64 = !1;
 /// Segments of one page source.
 pub(crate) struct Pool {
     source: &'static dyn PageSource,
-    state: Mutex<PoolState>,
+    state: Lock<PoolState>,
 }
 
 struct PoolState {
@@ -101,7 +101,7 @@ fn layout(bytes: usize) -> Layout {
 
 impl Pool {
     pub(crate) const fn new(source: &'static dyn PageSource) -> Self {
-        Pool { source, state: Mutex::new(PoolState { head: std::ptr::null_mut() }) }
+        Pool { source, state: Lock::new(PoolState { head: std::ptr::null_mut() }) }
     }
 
     fn map(&'static self, bytes: usize) -> Result<&'static Segment, AllocError> {

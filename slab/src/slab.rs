@@ -87,7 +87,7 @@ impl Slab {
     pub fn lane(&self) -> u16 {
         self.lane.load(Relaxed)
     }
-    /// Bytes of an object in units of [`WEIGHT_UNIT`], at most 2^28.
+    /// Bytes of an object in units of [`WEIGHT_UNIT`], at most 2^22.
     #[inline(always)]
     pub fn weight(&self) -> u32 {
         self.weight.load(Relaxed)

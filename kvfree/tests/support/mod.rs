@@ -43,8 +43,8 @@ unsafe impl GracePeriods for Instant_ {
         true
     }
     fn synchronize(&self, _: Cookie) {}
-    fn inside(&self) -> bool {
-        INSIDE.get()
+    fn inside(&self) -> Option<bool> {
+        Some(INSIDE.get())
     }
 }
 
@@ -112,8 +112,8 @@ unsafe impl GracePeriods for Manual {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    fn inside(&self) -> bool {
-        INSIDE.get()
+    fn inside(&self) -> Option<bool> {
+        Some(INSIDE.get())
     }
 }
 

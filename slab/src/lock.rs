@@ -1,0 +1,72 @@
+//! The allocator's one mutex: while a thread holds any of them it is marked, so that a signal handler which interrupts it can tell.
+//!
+//! Handed to by every module that has a lock. A handler may allocate, free and retire: fast paths take no lock, and a slow path
+//! that finds its own thread [`held`] fails over instead of waiting for itself ([`cache`](crate::cache)).
+//!
+//! # Ordering
+//! That of the mutex. The mark is one thread's own word; the compiler fences keep it outside the lock as a handler sees it.
+
+use parking_lot::{Mutex, MutexGuard};
+use std::cell::Cell;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
+
+thread_local! {
+    /// Locks of the allocator that this thread holds or waits for.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Is this thread inside one of the allocator's locks? True only in a signal handler that interrupted it there.
+pub fn held() -> bool {
+    DEPTH.try_with(Cell::get).unwrap_or(0) > 0
+}
+
+fn mark(step: i32) {
+    compiler_fence(SeqCst);
+    let _ = DEPTH.try_with(|d| d.set(d.get().wrapping_add_signed(step)));
+    compiler_fence(SeqCst);
+}
+
+#[derive(Default)]
+pub(crate) struct Lock<T>(Mutex<T>);
+
+impl<T> Lock<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Lock(Mutex::new(value))
+    }
+    pub(crate) fn lock(&self) -> Held<'_, T> {
+        mark(1);
+        Held(Some(self.0.lock()))
+    }
+    pub(crate) fn try_lock(&self) -> Option<Held<'_, T>> {
+        mark(1);
+        let guard = self.0.try_lock();
+        if guard.is_none() {
+            mark(-1);
+        }
+        guard.map(|g| Held(Some(g)))
+    }
+}
+
+/// A lock that is held. Always `Some` until dropped.
+pub(crate) struct Held<'a, T>(Option<MutexGuard<'a, T>>);
+
+impl<T> Deref for Held<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect("held")
+    }
+}
+
+impl<T> DerefMut for Held<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.as_mut().expect("held")
+    }
+}
+
+impl<T> Drop for Held<'_, T> {
+    fn drop(&mut self) {
+        self.0 = None;
+        mark(-1);
+    }
+}
