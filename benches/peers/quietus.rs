@@ -69,8 +69,8 @@ impl Reclaims for Quietus {
     fn replace(&self, _local: &mut (), slot: &Slot, value: Node) {
         let guard = pin();
         let old = slot.publish(self.cache.alloc(value), &guard);
-        // SAFETY: (1) swapped out, by us alone; slab memory. (2) Plain data.
-        unsafe { self.domain.retire(old) };
+        // SAFETY: (1) swapped out, by us alone; slab memory. (2) Of this cache.
+        unsafe { self.domain.retire_in(&self.cache, old) };
     }
     fn barrier(&self, _local: &mut ()) {
         self.domain.barrier();
@@ -82,8 +82,8 @@ impl Cycles for Quietus {
     fn cycle(&self, _local: &mut (), value: Node) {
         let _guard = pin();
         let node = black_box(SlabBox::into_raw(self.cache.alloc(value)));
-        // SAFETY: (1) never published; slab memory. (2) Plain data.
-        unsafe { self.domain.retire(node) };
+        // SAFETY: (1) never published; slab memory. (2) Of this cache.
+        unsafe { self.domain.retire_in(&self.cache, node) };
     }
 }
 
@@ -121,8 +121,8 @@ impl Reclaims for Private {
     fn replace(&self, _local: &mut (), slot: &Slot, value: Node) {
         let guard = self.domain.pin();
         let old = slot.publish(self.cache.alloc(value), &guard);
-        // SAFETY: (1) swapped out, by us alone; slab memory. (2) Plain data.
-        unsafe { self.domain.retire(old) };
+        // SAFETY: (1) swapped out, by us alone; slab memory. (2) Of this cache.
+        unsafe { self.domain.retire_in(&self.cache, old) };
     }
     fn barrier(&self, _local: &mut ()) {
         self.domain.barrier();
@@ -134,8 +134,8 @@ impl Cycles for Private {
     fn cycle(&self, _local: &mut (), value: Node) {
         let _guard = self.domain.pin();
         let node = black_box(SlabBox::into_raw(self.cache.alloc(value)));
-        // SAFETY: (1) never published; slab memory. (2) Plain data.
-        unsafe { self.domain.retire(node) };
+        // SAFETY: (1) never published; slab memory. (2) Of this cache.
+        unsafe { self.domain.retire_in(&self.cache, node) };
     }
 }
 

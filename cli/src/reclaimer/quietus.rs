@@ -45,7 +45,7 @@ unsafe impl Reclaimer for Quietus {
 
     unsafe fn retire_node(&self, _: &Guard, node: NonNull<Node>) {
         // SAFETY: the caller's.
-        unsafe { self.domain.retire(node) };
+        unsafe { self.domain.retire_in(&self.nodes, node) };
     }
 
     fn alloc_list(&self, layout: Layout) -> NonNull<u8> {
