@@ -107,7 +107,8 @@ fn a_handler_reads_and_retires_where_its_thread_does() {
     let cache = CACHE.get_or_init(|| Cache::new("signalled"));
     let domain = DOMAIN.get_or_init(Domain::new);
     let object = |n: u64| SlabBox::into_raw(cache.alloc(Object { canary: AtomicU64::new(LIVE), words: [n; 7] }));
-    let _ = (pin(), domain.pin()); // registered
+    // What is made at first use is made before: a handler must not find it half made.
+    let _ = (pin(), domain.pin(), Domain::global());
     let timer = start_timer();
     let end = Instant::now() + Duration::from_millis(2000);
     let mut held = Vec::new();

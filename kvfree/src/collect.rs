@@ -31,7 +31,7 @@ pub(crate) const HEAVY: u32 = (4 << 10) / quietus_slab::raw::WEIGHT_UNIT as u32;
 const FULL_BYTES: usize = 64 << 10;
 
 /// Most that a retirer yields the processor, for one closed block.
-const YIELDS: u32 = 50;
+const YIELDS: u32 = 8;
 /// The same inside a section, which holds up the very grace period that is wanted.
 const YIELDS_INSIDE: u32 = 2;
 
