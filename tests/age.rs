@@ -174,7 +174,11 @@ fn nothing_runs_when_nothing_is_pending() {
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && text.contains("idle:"), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success() && text.contains("idle:"),
+            "{text}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         return;
     }
 

@@ -62,7 +62,7 @@ extern "C" fn handler(_: libc::c_int) {
         let object = NonNull::new(object).unwrap();
         let inner = domain.pin();
         // SAFETY: the thread gave it to the handler, and nobody else knows it.
-        unsafe { if n % 2 == 0 { domain.retire(object) } else { Domain::global().retire(object) } };
+        unsafe { if n.is_multiple_of(2) { domain.retire(object) } else { Domain::global().retire(object) } };
         drop(inner);
         RETIRED.fetch_add(1, Relaxed);
     }

@@ -51,7 +51,12 @@ struct Head {
 
 impl Head {
     fn new(id: u64) -> Head {
-        Head { canary: AtomicU64::new(LIVE), pipe: AtomicU64::new(0), id: AtomicU64::new(id), check: AtomicU64::new(!id) }
+        Head {
+            canary: AtomicU64::new(LIVE),
+            pipe: AtomicU64::new(0),
+            id: AtomicU64::new(id),
+            check: AtomicU64::new(!id),
+        }
     }
 }
 

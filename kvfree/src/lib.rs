@@ -1,7 +1,7 @@
 //! `kvfree_rcu` for user space: retired pointers are batched, lock-free, into page-sized blocks, and freed many at a time when
 //! their grace period is over.
 //!
-//! The path of a retired pointer, outside in — each module uses only those above it in this list:
+//! The modules in path order; each uses only those above it (but the stages are verbs on one `Shared`, and call each other):
 //!
 //! `grace` (what is asked of RCU) → `lane` (which open block) → `reserve` (empty blocks) → `queue` (batches and cookies) → `shared`
 //! → `collect` (1: into the open block; full ones are closed) → `drain` (3: blocks taken back by age) → `reclaim` (4: elapsed →
@@ -28,18 +28,18 @@
 //! assert_eq!(kvfree.stats().pending_objects, 0);
 //! ```
 
-mod barrier;
+mod grace;
+mod stats;
+mod lane;
+mod reserve;
+mod queue;
+mod shared;
 mod collect;
 mod drain;
-mod grace;
-mod kvfree;
-mod lane;
-mod queue;
 mod reclaim;
-mod reserve;
-mod shared;
-mod stats;
 mod worker;
+mod barrier;
+mod kvfree;
 
 pub use grace::{Cookie, GracePeriods};
 pub use kvfree::Kvfree;

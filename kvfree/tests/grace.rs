@@ -115,7 +115,7 @@ fn cookies_are_taken_after_what_they_cover() {
                         };
                         retire(&kvfree, stamped);
                         n += 1;
-                        if n % 1000 == 0 {
+                        if n.is_multiple_of(1000) {
                             std::thread::yield_now();
                         }
                     }
@@ -150,7 +150,7 @@ unsafe impl GracePeriods for Flaky {
         Cookie(self.started.fetch_add(1, SeqCst) + 1)
     }
     fn poll(&self, _: Cookie) -> bool {
-        !self.liar.load(SeqCst) || self.polled.fetch_add(1, SeqCst) % 2 == 0
+        !self.liar.load(SeqCst) || self.polled.fetch_add(1, SeqCst).is_multiple_of(2)
     }
     fn advance(&self, _: Cookie) -> bool {
         false

@@ -1,10 +1,10 @@
 //! A SLUB-like allocator: typed caches, size classes, blocks of free objects per CPU, and a lock-free supply of pages.
 //!
-//! The path of an allocation, outside in — each module uses only those above it in this list:
+//! The modules in path order, inside out; each uses only those above it (but `slab` and `node` know `cache`'s core by name):
 //!
-//! `os`, `cpu` (the machine) → `source` ([`PageSource`]) → `page` (blocks: pages of pointers) → `rseq`, `percpu` (a word per CPU)
-//! → `segment`, `slab` (address → slab; bitmaps) → `node` (barn, partial slabs) → `cache` (slow paths) → `front` (fast paths) →
-//! `bulk` → `kmalloc`, `slab_box`, `typed` (the doors).
+//! `os`, `cpu` (the machine) → `lock` → `source` ([`PageSource`]) → `page` (blocks: pages of pointers) → `rseq`, `percpu` (a word
+//! per CPU) → `slab`, `segment` (bitmaps; address → slab) → `node` (barn, partial slabs) → `cache` (slow paths) → `large` → `front`
+//! (fast paths) → `bulk` → `size_class`, `kmalloc`, `slab_box`, `typed` (the doors).
 //!
 //! ```
 //! use quietus_slab::Cache;
@@ -17,28 +17,28 @@
 //!
 //! Unsafe code is what an allocator is made of; each module says why it may.
 
-mod bulk;
-mod cache;
-mod cpu;
-mod front;
-mod kmalloc;
-mod large;
-mod lock;
-mod node;
 mod os;
+mod cpu;
+mod lock;
+mod stats;
+mod source;
 mod page;
-mod percpu;
 #[cfg_attr(
     not(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu", not(quietus_portable))),
     path = "rseq_absent.rs"
 )]
 mod rseq;
-mod segment;
-mod size_class;
+mod percpu;
 mod slab;
+mod segment;
+mod node;
+mod cache;
+mod large;
+mod front;
+mod bulk;
+mod size_class;
+mod kmalloc;
 mod slab_box;
-mod source;
-mod stats;
 mod typed;
 
 pub use bulk::free_bulk;

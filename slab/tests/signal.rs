@@ -97,7 +97,7 @@ fn a_handler_allocates_and_frees_where_its_thread_does() {
             held.push(cache.alloc([round ^ i; 8]));
         }
         held.drain(..).for_each(|b| check(&b));
-        if round % 16 == 0 {
+        if round.is_multiple_of(16) {
             cache.shrink();
         }
     }

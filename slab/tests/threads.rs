@@ -139,7 +139,7 @@ fn caches_come_and_go_on_many_threads() {
                 for _ in 0..300 {
                     let cache: Cache<[u64; 8]> = Cache::new("storm");
                     left.extend((0..random.next() % 300).map(|_| cache.alloc([me; 8])));
-                    if random.next() % 8 == 0 {
+                    if random.next().is_multiple_of(8) {
                         cache.shrink();
                     }
                     drop(cache);

@@ -388,7 +388,7 @@ pub(crate) fn barriers_in_deferred_functions_panic<F: Flavour>() {
 struct Fragile(crate::objects::Object);
 impl Drop for Fragile {
     fn drop(&mut self) {
-        assert!(self.0.id % 7 != 0, "this destructor panics, as the test wants it to");
+        assert!(!self.0.id.is_multiple_of(7), "this destructor panics, as the test wants it to");
     }
 }
 
