@@ -47,7 +47,6 @@ mutant() {
 
 loom() { RUSTFLAGS="--cfg quietus_loom" CARGO_TARGET_DIR="$CARGO_TARGET_DIR/loom" cargo test --release -p quietus --test ordering_loom "$@"; }
 export -f loom
-run_loom=(bash -c loom)
 
 . ci/mutants.list
 
