@@ -240,7 +240,10 @@ impl<G: GracePeriods> Shared<G> {
             b.block().set_capacity(2);
             // SAFETY: a block from the reserve is ours.
             unsafe { b.block().retire(if item.lane == CALL { &both } else { &both[..1] }, item.weight) };
-            self.counters.strays.add(1);
+            let c = &self.counters;
+            c.strays.add(1);
+            c.stray_objects.add(1);
+            c.stray_bytes.add(b.block().bytes() as u64);
             self.strays.push(b);
             self.ring();
         } else if self.gp.inside() != Some(false) || self.in_call() {

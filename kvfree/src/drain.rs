@@ -58,7 +58,10 @@ impl<G: GracePeriods> Shared<G> {
             let b = strays;
             strays = b.block().next();
             b.block().set_next(BlockNo::NONE);
+            let bytes = b.block().bytes() as u64;
             self.enqueue(&mut queue, b, cookie);
+            self.counters.stray_objects.sub(1);
+            self.counters.stray_bytes.sub(bytes);
             some = true;
         }
         drop(queue);

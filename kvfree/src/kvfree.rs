@@ -180,14 +180,15 @@ impl<G: GracePeriods> Kvfree<G> {
         waiting || self.shared.any_open()
     }
 
-    /// What is pending, and what has happened. What open blocks hold is a racy look.
+    /// What is pending, and what has happened. What open blocks hold is a racy look: blocks on their way to the queue may be
+    /// missed, so that "nothing pending" is certain only after a barrier that nobody has retired beside.
     pub fn stats(&self) -> Stats {
         let s = &self.shared;
         let c = &s.counters;
         let open = s.open_size();
         Stats {
-            pending_objects: c.waiting_objects.get() + open.objects,
-            pending_bytes: c.waiting_bytes.get() + open.bytes,
+            pending_objects: c.waiting_objects.get() + c.stray_objects.get() + open.objects,
+            pending_bytes: c.waiting_bytes.get() + c.stray_bytes.get() + open.bytes,
             peak_pending_bytes: c.peak_bytes.get(),
             queued_objects: c.queued_objects.get(),
             reclaimed_objects: c.reclaimed_objects.get(),

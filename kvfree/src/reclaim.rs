@@ -190,8 +190,10 @@ impl<G: GracePeriods> Shared<G> {
         self.counters.calls_run.add(1);
         if let Err(payload) = result {
             self.counters.panics.add(1);
-            // A payload whose own destructor panics must not end the worker.
-            std::mem::forget(payload);
+            // A payload's own destructor may panic, too; what that leaves is given up.
+            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                std::mem::forget(again);
+            }
         }
     }
 }

@@ -31,6 +31,9 @@ pub(crate) struct Counters {
     pub(crate) reclaimed_bytes: Count,
     pub(crate) waiting_objects: Count,
     pub(crate) waiting_bytes: Count,
+    /// Strays that are not queued yet.
+    pub(crate) stray_objects: Count,
+    pub(crate) stray_bytes: Count,
     pub(crate) peak_bytes: Count,
     pub(crate) batches: Count,
     pub(crate) drains: Count,

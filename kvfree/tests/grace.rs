@@ -7,13 +7,20 @@ use quietus_slab::{Cache, POISON, SlabBox};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use support::{Inside, Instant_, Manual, Opens, Stop, Tally, pointer, retire, retire_bytes, until};
+
+/// One test at a time. Where there are no restartable sequences, threads share a few slots, and one that finds them busy retires
+/// another way, which counts differently.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(|e| e.into_inner())
+}
 
 fn no_worker() -> Config {
     Config { workers: false, ..Config::default() }
@@ -21,6 +28,7 @@ fn no_worker() -> Config {
 
 #[test]
 fn nothing_is_freed_before_its_grace_period() {
+    let _turn = turn();
     let gp = Manual::default();
     let kvfree = Kvfree::new(gp.clone(), no_worker());
     let _opens = Opens(&gp);
@@ -57,6 +65,7 @@ fn nothing_is_freed_before_its_grace_period() {
 /// What is retired later waits for a later cookie.
 #[test]
 fn each_batch_waits_for_its_own_cookie() {
+    let _turn = turn();
     let gp = Manual::default();
     let kvfree = Kvfree::new(gp.clone(), no_worker());
     let _opens = Opens(&gp);
@@ -79,6 +88,7 @@ fn each_batch_waits_for_its_own_cookie() {
 /// the worker by age, a barrier, a tick. The source completes exactly what it is asked for, and never more.
 #[test]
 fn cookies_are_taken_after_what_they_cover() {
+    let _turn = turn();
     struct Stamped {
         gp: Manual,
         stamp: u64,
@@ -160,6 +170,7 @@ unsafe impl GracePeriods for Flaky {
 
 #[test]
 fn a_grace_period_that_is_taken_back_leaks_and_says_so() {
+    let _turn = turn();
     for calls in [false, true] {
         let liar = Arc::new(AtomicBool::new(true));
         let gp = Flaky { started: AtomicU64::new(0), liar: Arc::clone(&liar), polled: AtomicU64::new(0) };
@@ -196,6 +207,7 @@ fn a_grace_period_that_is_taken_back_leaks_and_says_so() {
 /// Each kind of lane, each size: freed once, and the bytes go up and down by what the objects occupy.
 #[test]
 fn bytes_and_objects_add_up() {
+    let _turn = turn();
     let gp = Manual::default();
     let kvfree = Kvfree::new(gp.clone(), no_worker());
     let _opens = Opens(&gp);
@@ -236,6 +248,7 @@ fn bytes_and_objects_add_up() {
 /// A block with more than 64 KiB in one object does not wait for the block to fill.
 #[test]
 fn heavy_objects_close_their_block_at_once() {
+    let _turn = turn();
     let gp = Manual::default();
     let kvfree = Kvfree::new(gp.clone(), no_worker());
     let _opens = Opens(&gp);
@@ -261,6 +274,7 @@ fn heavy_objects_close_their_block_at_once() {
 /// Above the budget, retirers help with what has elapsed ...
 #[test]
 fn retirers_help_with_what_has_elapsed() {
+    let _turn = turn();
     let kvfree = Kvfree::new(Instant_::default(), Config { budget: 64 << 10, ..no_worker() });
     for _ in 0..5000 {
         retire_bytes(&kvfree, 1024);
@@ -273,6 +287,7 @@ fn retirers_help_with_what_has_elapsed() {
 /// ... and yield, a bounded number of times, while nothing has: a retire never waits.
 #[test]
 fn retirers_above_the_budget_yield_and_go_on() {
+    let _turn = turn();
     let gp = Manual::default();
     let kvfree = Kvfree::new(gp.clone(), Config { budget: 64 << 10, ..no_worker() });
     let _opens = Opens(&gp);
@@ -297,6 +312,7 @@ fn retirers_above_the_budget_yield_and_go_on() {
 /// Helping runs no user code: destructors are for workers, ticks and barriers.
 #[test]
 fn retirers_run_no_destructors() {
+    let _turn = turn();
     thread_local!(static RETIRING: Cell<bool> = const { Cell::new(false) });
     struct Shy(Arc<AtomicU64>);
     impl Drop for Shy {
@@ -319,6 +335,7 @@ fn retirers_run_no_destructors() {
 
 #[test]
 fn the_worker_frees_by_age() {
+    let _turn = turn();
     let kvfree = Kvfree::new(Instant_::default(), Config { age: Duration::from_millis(5), ..Config::default() });
     let tally = Tally::new(1);
     retire(&kvfree, tally.object(0));
@@ -331,6 +348,7 @@ fn the_worker_frees_by_age() {
 /// Dropping the handle frees everything, with a worker and without.
 #[test]
 fn a_dropped_handle_leaves_nothing_pending() {
+    let _turn = turn();
     for workers in [false, true] {
         let tally = Tally::new(2000);
         let cache: Cache<[u64; 8]> = Cache::new("handle");
@@ -356,6 +374,7 @@ fn a_dropped_handle_leaves_nothing_pending() {
 /// Where dropping cannot wait, inside a section, it leaks rather than hang or free too early.
 #[test]
 fn a_handle_dropped_inside_a_section_leaks() {
+    let _turn = turn();
     for workers in [false, true] {
         let gp = Manual::default();
         let tally = Tally::new(10);
@@ -375,6 +394,7 @@ fn a_handle_dropped_inside_a_section_leaks() {
 /// The last handle may be inside one of its own deferred functions: what else is pending is leaked, and nothing hangs or panics.
 #[test]
 fn a_handle_dropped_by_its_own_function() {
+    let _turn = turn();
     let kvfree = Arc::new(Kvfree::new(Instant_::default(), Config::default()));
     let (mine, done) = (Arc::clone(&kvfree), Arc::new(AtomicBool::new(false)));
     let told = Arc::clone(&done);
@@ -390,6 +410,7 @@ fn a_handle_dropped_by_its_own_function() {
 
 #[test]
 fn barriers_where_they_cannot_be() {
+    let _turn = turn();
     let kvfree: &'static Kvfree<Instant_> =
         Box::leak(Box::new(Kvfree::new(Instant_::default(), Config { workers: true, ..Config::default() })));
     let text =
@@ -409,6 +430,7 @@ fn barriers_where_they_cannot_be() {
 /// A barrier covers what destructors retire, and what those retire, a hundred deep.
 #[test]
 fn a_barrier_follows_chains_of_destructors() {
+    let _turn = turn();
     struct Link {
         kvfree: &'static Kvfree<Manual>,
         tally: Arc<Tally>,
@@ -437,6 +459,7 @@ fn a_barrier_follows_chains_of_destructors() {
 /// A barrier ends although others go on retiring all the time.
 #[test]
 fn a_barrier_ends_under_load() {
+    let _turn = turn();
     let kvfree = Kvfree::new(Manual::willing(), Config::default());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -463,6 +486,7 @@ fn a_barrier_ends_under_load() {
 /// The page of a block that was freed whole serves the cache: memory of retired objects is used again.
 #[test]
 fn retired_memory_is_used_again() {
+    let _turn = turn();
     let kvfree = Kvfree::new(Instant_::default(), no_worker());
     let cache: Cache<[u64; 8]> = Cache::new("again");
     let mut seen = std::collections::HashSet::new();

@@ -263,7 +263,8 @@ pub(crate) fn values_are_dropped_once<F: Flavour>() {
             });
         }
     });
-    until("nothing is pending any more", || f.drive(), || f.domain().stats().kvfree.pending_objects == 0);
+    until("all are dropped", || f.drive(), || tally.dropped() == 4 * EACH);
+    f.domain().barrier();
     tally.each_once();
 }
 
