@@ -260,7 +260,7 @@ impl<'g, T> Shared<'g, T> {
     /// # Safety
     ///
     /// 1. The pointer is not null, and points to a `T` that was alive at some moment of the section `'g`, and is freed
-    ///    only after a grace period that began when it was out of reach.
+    ///    only after a grace period, *of the domain whose section `'g` borrows*, that began when it was out of reach.
     /// 2. It was loaded with Acquire, or its publication happens before this call in another way.
     /// 3. Nobody writes to the object within `'g`, except through its own interior mutability.
     #[inline]

@@ -164,7 +164,7 @@ impl Domain {
     ///
     /// # Safety
     /// 1. `object` is an object of [`slab`](crate::slab) that holds a live `T`; no section of this domain that begins from now
-    ///    on can reach it, nobody retires or frees it again, and sections that still reach it only read.
+    ///    on can reach it, only sections of this domain may still reach it, and they only read; nobody retires or frees it again.
     /// 2. What `T` borrows lives until it is dropped: until a [`barrier`](Self::barrier), or the drop of this domain.
     #[inline(always)]
     pub unsafe fn retire<T: Send>(&self, object: NonNull<T>) {

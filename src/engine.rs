@@ -23,7 +23,7 @@ use std::ptr;
 use std::time::{Duration, Instant};
 
 /// A domain's grace periods. The process has a global one; any number of private ones may exist beside it.
-pub struct Engine {
+pub(crate) struct Engine {
     sequence: Sequence,
     registry: Registry,
     running: Mutex<Running>,

@@ -67,15 +67,17 @@ pub(crate) fn global_slot() -> &'static Slot {
 fn global_slot_slow() -> &'static Slot {
     let lives = AT_EXIT.try_with(|_| ()).is_ok();
     let slot = GLOBAL.claim(thread_number(), thread_name(lives));
-    if let Ok(Some(other)) = HOME.try_with(Cell::get) {
-        // A signal handler was here first.
-        GLOBAL.give_back(slot);
-        return other;
-    }
     if !lives {
         slot.mark_exited();
     }
-    let _ = HOME.try_with(|home| home.set(Some(slot)));
+    if let Ok(Some(other)) = HOME.try_with(|home| home.replace(Some(slot))) {
+        // A signal handler was here first, and has left its section, unless it leaked the guard.
+        if other.is_inside() {
+            other.mark_exited();
+        } else {
+            GLOBAL.give_back(other);
+        }
+    }
     if membarrier::is_asymmetric() {
         let _ = CURRENT.try_with(|current| current.set(slot));
     }

@@ -113,12 +113,7 @@ fn give_back_slow(slot: &'static Slot) {
     GLOBAL.give_back(slot);
 }
 
-impl Sealed for Guard {
-    #[inline]
-    fn engine(&self) -> &Engine {
-        &GLOBAL
-    }
-}
+impl Sealed for Guard {}
 
 // SAFETY: (1) `pin` entered a section on this thread's slot and only Drop leaves it; the guard is neither Send nor Sync,
 // so whoever holds a reference is that thread, or code it waits for. (2) Drop and `repin` need the guard itself, not a
@@ -131,7 +126,7 @@ impl fmt::Debug for Guard {
     }
 }
 
-/// An open read-side section of a private engine, which it borrows.
+/// An open read-side section of a [`Domain`](crate::Domain), which it borrows.
 ///
 /// Everything said of [`Guard`] holds for it, for the objects of its own domain.
 #[must_use = "the section ends when the guard is dropped"]
@@ -181,12 +176,7 @@ impl DomainGuard<'_> {
     }
 }
 
-impl Sealed for DomainGuard<'_> {
-    #[inline]
-    fn engine(&self) -> &Engine {
-        self.engine
-    }
-}
+impl Sealed for DomainGuard<'_> {}
 
 // SAFETY: (1) `pin` entered a section on this thread's slot of `engine` and only Drop leaves it; the guard is neither
 // Send nor Sync. (2) As for Guard.

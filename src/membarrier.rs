@@ -30,7 +30,7 @@
 //!
 //! # Ordering
 //!
-//! B (and L and W where they are used): the pair above. Under loom two stand-ins take its place, chosen per model:
+//! B: the pair above. Under loom two stand-ins take its place, chosen per model:
 //! `Sc`, both sides `fence(SeqCst)`; and `Ipi`, where `light` is nothing and `heavy` is a handshake that each other
 //! thread answers at an arbitrary interrupt point. Only the second can see that the sequence load needs its Acquire.
 
@@ -193,6 +193,7 @@ mod native {
     pub fn report() -> &'static Report {
         REPORT.get_or_init(|| {
             let report = detect(std::env::var("QUIETUS_MEMBARRIER").ok());
+            // Relaxed: whoever latches reads it after this OnceLock; before, 0 means a fence too many.
             ASYMMETRIC.store((report.mode == Mode::Asymmetric) as u64, Relaxed);
             report
         })

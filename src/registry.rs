@@ -225,7 +225,7 @@ impl Registry {
     ///
     /// # Safety
     ///
-    /// 1. `slot` was returned by an [`iter`](Registry::iter) of this registry.
+    /// 1. `slot` is null, or was returned by an [`iter`](Registry::iter) of this registry.
     pub(crate) unsafe fn iter_from(&self, slot: *const Slot) -> Iter<'_> {
         Iter { next: slot.cast_mut(), _registry: self }
     }

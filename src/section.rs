@@ -3,8 +3,6 @@
 //! Guards implement [`Section`]; pointers loaded through one carry its lifetime. Nothing outside this crate can
 //! implement it.
 
-use crate::engine::Engine;
-
 /// Proof of an open read-side section.
 ///
 /// # Safety
@@ -15,12 +13,6 @@ use crate::engine::Engine;
 pub unsafe trait Section: sealed::Sealed {}
 
 pub(crate) mod sealed {
-    use super::Engine;
-
-    /// Keeps [`Section`](super::Section) within the crate, and says whose section it is.
-    pub trait Sealed {
-        /// The engine whose grace periods wait for this section.
-        #[doc(hidden)]
-        fn engine(&self) -> &Engine;
-    }
+    /// Keeps [`Section`](super::Section) within the crate.
+    pub trait Sealed {}
 }

@@ -4,7 +4,6 @@
 
 use crate::grace::GracePeriods;
 use crate::shared::Shared;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Rounds for destructors that retire what has a destructor, before a barrier is content with what was retired before it.
@@ -19,8 +18,8 @@ impl<G: GracePeriods> Shared<G> {
         let mut last_round = false;
         for _ in 0..ROUNDS {
             let c = &self.counters;
-            let (calls, chained) = (c.calls_run.get(), c.chained.get());
-            self.passes.fetch_add(1, Relaxed);
+            // Acquire: pairs with the end of each call that is counted: the drain below sees what it has retired.
+            let (calls, chained) = (c.calls_run.get_acquire(), c.chained.get());
             let mut pause = Pause(0);
             while !self.drain(u64::MAX) {
                 pause.wait("the kernel refuses the membarrier that takes blocks back from CPUs");
@@ -31,7 +30,7 @@ impl<G: GracePeriods> Shared<G> {
             while !self.reclaim_up_to(last, None) {
                 pause.wait("");
             }
-            if last_round || c.calls_run.get() == calls {
+            if last_round || c.calls_run.get_acquire() == calls {
                 return; // nothing that we wait for has run and could have retired more
             }
             if c.waiting_objects.get() == 0 && !self.any_open() {

@@ -7,9 +7,8 @@ use crate::reclaim::{self, Function};
 use crate::shared::{Config, Shared};
 use crate::stats::Stats;
 use crate::worker;
-use parking_lot::Mutex;
 use quietus_slab::Cache;
-use quietus_slab::raw::{self, Core, WEIGHT_UNIT};
+use quietus_slab::raw::{self, Lock, WEIGHT_UNIT};
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
@@ -19,7 +18,7 @@ use std::thread::JoinHandle;
 /// every few hundred objects, when a block is full, it also does a bounded share of the reclaiming.
 pub struct Kvfree<G: GracePeriods> {
     shared: Arc<Shared<G>>,
-    worker: Mutex<Option<JoinHandle<()>>>,
+    worker: Lock<Option<JoinHandle<()>>>,
 }
 
 /// What the allocator's hook sees of a `Kvfree`.
@@ -34,10 +33,10 @@ impl<G: GracePeriods> Help for Shared<G> {
 }
 
 /// Those alive, for the allocator's hook.
-static LIVE: Mutex<Vec<Weak<dyn Help>>> = Mutex::new(Vec::new());
+static LIVE: Lock<Vec<Weak<dyn Help>>> = Lock::new(Vec::new());
 
 /// An allocation found its barn empty: has anybody something that has elapsed?
-fn dry(_: &Core) -> bool {
+fn dry() -> bool {
     let mut any = false;
     for i in 0.. {
         // The lock is not held while one helps, or goes.
@@ -61,7 +60,7 @@ impl<G: GracePeriods> Kvfree<G> {
         live.push(weak);
         drop(live);
         raw::on_dry(dry);
-        Kvfree { shared, worker: Mutex::new(worker) }
+        Kvfree { shared, worker: Lock::new(worker) }
     }
 
     /// The source of grace periods.
@@ -73,9 +72,10 @@ impl<G: GracePeriods> Kvfree<G> {
     /// from any thread; never waits for a grace period, unless every block there can be is in use (4 GiB of them).
     ///
     /// # Safety
-    /// 1. `object` is an object of `quietus-slab` holding a live `T`; no section that begins from now on can reach it, nobody
-    ///    retires or frees it again, and those that can reach it only read.
-    /// 2. What `T` borrows lives until it is dropped: until a barrier, or the drop of this `Kvfree`.
+    /// 1. `object` is an object of `quietus-slab` holding a live `T`; no section that begins from now on can reach it, only
+    ///    sections of this source may still reach it, and they only read; nobody retires or frees it again.
+    /// 2. What `T` borrows lives until it is dropped: until a barrier, or the drop of this `Kvfree` outside sections of its source.
+    ///    (Dropped inside one, a destructor that has begun goes on.)
     #[inline(always)]
     pub unsafe fn retire<T: Send>(&self, object: NonNull<T>) {
         if std::mem::needs_drop::<T>() {
@@ -130,7 +130,8 @@ impl<G: GracePeriods> Kvfree<G> {
     /// the budget.
     ///
     /// # Safety
-    /// 1. The call is valid from any thread at any later time up to a barrier or the drop of this `Kvfree`.
+    /// 1. The call is valid once, from any thread, at any time after a grace period that begins now, up to a barrier, or the drop of
+    ///    this `Kvfree` outside sections of its source.
     #[inline]
     pub unsafe fn call(&self, pointer: NonNull<u8>, function: unsafe fn(*mut u8), bytes: usize) {
         let function: Function = function;
@@ -174,7 +175,6 @@ impl<G: GracePeriods> Kvfree<G> {
     /// One round of the worker's duties on this thread: closes blocks, pushes the grace period, frees what has elapsed (calling
     /// deferred functions), refills the reserve. Does not wait for readers. Returns whether something is still pending.
     pub fn tick(&self) -> bool {
-        self.shared.passes.fetch_add(1, Relaxed);
         self.shared.drain(u64::MAX);
         let waiting = self.shared.pass(None);
         waiting || self.shared.any_open()

@@ -12,8 +12,7 @@
 //! `words[lane]` is the per-CPU word of the lane; a lane that was never used has [`Word::NONE`], on which every push fails, so
 //! the fast path tests nothing.
 
-use parking_lot::{Mutex, MutexGuard};
-use quietus_slab::raw::{BlockNo, SLOTS, WEIGHT_UNIT, Word};
+use quietus_slab::raw::{BlockNo, Held, Lock, SLOTS, WEIGHT_UNIT, Word};
 use std::sync::atomic::{
     AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
@@ -72,14 +71,14 @@ pub(crate) fn capacity(lane: Lane, weight: u32) -> u32 {
 pub(crate) struct Lanes {
     words: [AtomicU32; LANES],
     /// Words in use, for drains.
-    used: Mutex<Vec<Word>>,
+    used: Lock<Vec<Word>>,
 }
 
 impl Lanes {
     pub(crate) fn new() -> Self {
         let lanes = Lanes {
             words: [const { AtomicU32::new(Word::NONE.get()) }; LANES],
-            used: Mutex::new(Vec::with_capacity(LANES)),
+            used: Lock::new(Vec::with_capacity(LANES)),
         };
         for lane in [MIXED, CALL] {
             let word = Word::allocate().expect("no per-CPU words left (8,183 for all caches and domains)");
@@ -125,7 +124,7 @@ impl Lanes {
     }
 
     /// The words in use, unless somebody else is looking at them.
-    pub(crate) fn try_used(&self) -> Option<MutexGuard<'_, Vec<Word>>> {
+    pub(crate) fn try_used(&self) -> Option<Held<'_, Vec<Word>>> {
         self.used.try_lock()
     }
 

@@ -44,10 +44,14 @@ const MIXED_COST: u32 = 8;
 /// A deferred function: what the second word of a pair is.
 pub(crate) type Function = unsafe fn(*mut u8);
 
+fn newest() -> *const Frame {
+    CALLS.try_with(Cell::get).unwrap_or(std::ptr::null())
+}
+
 impl<G: GracePeriods> Shared<G> {
     /// Is this thread inside one of our deferred functions or destructors? Waiting there would be waiting for itself.
     pub(crate) fn in_call(&self) -> bool {
-        let mut at = CALLS.get();
+        let mut at = newest();
         // SAFETY: frames on the list are below us on this thread's stack.
         while let Some(frame) = unsafe { at.as_ref() } {
             if frame.owner == std::ptr::from_ref(self).cast() {
@@ -86,7 +90,8 @@ impl<G: GracePeriods> Shared<G> {
     /// elapsed, or `until` has passed. Returns whether they are.
     pub(crate) fn reclaim_up_to(&self, number: u64, until: Option<Instant>) -> bool {
         loop {
-            // Relaxed: whoever abandons does so inside a call on this thread, or has given up on the worker.
+            // Relaxed: whoever abandons is inside a call on this thread; or is inside a section, and then a call that has begun may
+            // end later (`retire`, contract 2).
             if self.abandoned.load(Relaxed) || until.is_some_and(|end| Instant::now() >= end) {
                 return false;
             }
@@ -149,7 +154,8 @@ impl<G: GracePeriods> Shared<G> {
             // SAFETY: the block is ours, its objects are of one cache, and their grace period is over.
             Kind::Same => unsafe { quietus_slab::raw::recycle(b) },
             Kind::Mixed => {
-                // SAFETY: the objects' grace period is over; retire's contract says that each is there once.
+                // SAFETY: the objects' grace period is over; retire's contract says that each is there once. The block is ours
+                // until it goes back.
                 unsafe { quietus_slab::free_bulk(b.block().retired()) };
                 self.reserve.put(b);
             }
@@ -182,12 +188,13 @@ impl<G: GracePeriods> Shared<G> {
     fn call(&self, pointer: *mut u8, function: *mut u8) {
         // SAFETY: pairs are made by `Kvfree::call` from a `Function`; both have the size of a pointer.
         let function = unsafe { std::mem::transmute::<*mut u8, Function>(function) };
-        let frame = Frame { owner: std::ptr::from_ref(self).cast(), below: CALLS.get() };
-        CALLS.set(&raw const frame);
+        let frame = Frame { owner: std::ptr::from_ref(self).cast(), below: newest() };
+        let _ = CALLS.try_with(|calls| calls.set(&raw const frame));
         // SAFETY: the contract of `Kvfree::call`: the function may be called once on the pointer, after a grace period.
         let result = catch_unwind(AssertUnwindSafe(|| unsafe { function(pointer) }));
-        CALLS.set(frame.below);
-        self.counters.calls_run.add(1);
+        let _ = CALLS.try_with(|calls| calls.set(frame.below));
+        // Release: pairs with the snapshots of a barrier: what the call has retired.
+        self.counters.calls_run.add_release(1);
         if let Err(payload) = result {
             self.counters.panics.add(1);
             // A payload's own destructor may panic, too; what that leaves is given up.

@@ -1,5 +1,5 @@
 //! The reserve: a few empty blocks for each CPU, so that closing a block needs no allocation, and the flag that asks the worker
-//! for more (the page cache and refill worker of the kernel's `kvfree_rcu`, seed 4).
+//! for more (the page cache and refill worker of the kernel's `kvfree_rcu`).
 //!
 //! Handed to by [`collect`](crate::collect), which opens blocks, and [`reclaim`](crate::reclaim), which brings them back; hands to
 //! the slab crate's page supply.

@@ -7,7 +7,7 @@ use crate::lane::Lanes;
 use crate::queue::{Queue, Running};
 use crate::reserve::Reserve;
 use crate::stats::Counters;
-use parking_lot::Mutex;
+use quietus_slab::raw::Lock;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread::Thread;
@@ -37,7 +37,7 @@ pub(crate) struct Shared<G> {
     pub(crate) config: Config,
     pub(crate) lanes: Lanes,
     pub(crate) reserve: Reserve,
-    pub(crate) queue: Mutex<Queue>,
+    pub(crate) queue: Lock<Queue>,
     pub(crate) running: Running,
     pub(crate) counters: Counters,
     /// Blocks holding one pointer each, retired where no open block could be used.
@@ -60,7 +60,7 @@ impl<G: GracePeriods> Shared<G> {
             lanes: Lanes::new(),
             reserve: Reserve::new(config.reserve),
             config,
-            queue: Mutex::new(Queue::new()),
+            queue: Lock::new(Queue::new()),
             running: Running::default(),
             counters: Counters::default(),
             strays: quietus_slab::raw::Stack::new(),

@@ -1,6 +1,9 @@
 //! Statistics. Counted block by block, never on the fast path.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 /// A statistic: no ordering, no meaning beyond its value.
 #[derive(Debug, Default)]
@@ -9,6 +12,15 @@ pub(crate) struct Count(AtomicU64);
 impl Count {
     pub(crate) fn add(&self, n: u64) {
         self.0.fetch_add(n, Relaxed);
+    }
+    /// The one count that orders something: see `barrier`.
+    pub(crate) fn add_release(&self, n: u64) {
+        // Release: pairs with `get_acquire`.
+        self.0.fetch_add(n, Release);
+    }
+    pub(crate) fn get_acquire(&self) -> u64 {
+        // Acquire: pairs with `add_release`.
+        self.0.load(Acquire)
     }
     pub(crate) fn sub(&self, n: u64) {
         self.0.fetch_sub(n, Relaxed);

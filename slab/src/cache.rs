@@ -7,14 +7,16 @@
 //! each of its slabs; when the last of them goes, it is free for the next cache.
 //!
 //! # Ordering
-//! The life count: Release to drop, Acquire fence by the last (as in `Arc`). Fields set at creation are read by
+//! Relaxed where nothing else is said: a field set at creation, a hint, or under a lock. The life count: Release to drop, Acquire fence by the last (as in `Arc`). Fields set at creation are read by
 //! threads that got the handle or an object, so after the creation.
 
 use crate::AllocError;
 use crate::cpu;
+use crate::dry;
 use crate::lock::{self, Lock};
 use crate::node::Node;
-use crate::page::{self, BlockNo, SLOTS, Stack};
+use crate::orphan;
+use crate::page::{self, BlockNo, SLOTS};
 use crate::percpu::{self, Word, pack, unpack};
 use crate::segment::{Pool, SLAB_BYTES, slab_of};
 use crate::source::{self, PageSource};
@@ -36,7 +38,7 @@ const MOST_CACHES: usize = 4095;
 const DEAD: u64 = BlockNo::DEAD.0 as u64 | (BlockNo::DEAD.0 as u64) << 32;
 
 /// See the module.
-pub struct Core {
+pub(crate) struct Core {
     id: u16,
     name: Lock<&'static str>,
     stride: AtomicU32,
@@ -86,22 +88,6 @@ fn pool_of(source: &'static dyn PageSource) -> &'static Pool {
     let pool = Box::leak(Box::new(Pool::new(source)));
     pools.push(pool);
     pool
-}
-
-/// What to do when a cache has run dry, before it takes fresh memory: reclaims something, if it can, and says whether it did.
-pub type ReclaimHook = fn(&Core) -> bool;
-static HOOK: Lock<Vec<ReclaimHook>> = Lock::new(Vec::new());
-static HOOKED: AtomicBool = AtomicBool::new(false);
-
-/// Registers a function that the allocating slow path calls when a cache's barn is empty (kvfree's: poll the grace period,
-/// hand elapsed blocks back). It must not allocate from a cache or wait. Registered once each.
-pub fn on_dry(hook: ReclaimHook) {
-    let mut hooks = HOOK.lock();
-    if !hooks.iter().any(|&h| std::ptr::fn_addr_eq(h, hook)) {
-        hooks.push(hook);
-        // Relaxed: a hint; the list is read under its lock.
-        HOOKED.store(true, Relaxed);
-    }
 }
 
 impl Core {
@@ -160,19 +146,19 @@ impl Core {
     }
 
     /// Number of the cache among those alive, 1 to 4,095; used again after its death.
-    pub fn id(&self) -> u16 {
+    pub(crate) fn id(&self) -> u16 {
         self.id
     }
     /// Name given at creation.
-    pub fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         *self.name.lock()
     }
     /// Bytes from one object to the next.
-    pub fn stride(&self) -> u32 {
+    pub(crate) fn stride(&self) -> u32 {
         self.stride.load(Relaxed)
     }
     /// Objects in one of its blocks; 0: it has none (poisoned caches), every operation goes to the slabs.
-    pub fn block_capacity(&self) -> u32 {
+    pub(crate) fn block_capacity(&self) -> u32 {
         self.cap.load(Relaxed)
     }
     /// Which lane of kvfree its objects take: its id, or 0 for the mixed one.
@@ -241,7 +227,7 @@ impl Core {
         if lock::held() {
             return std::ptr::null_mut(); // in a signal handler that interrupted the allocator: nothing can be done safely
         }
-        adopt_orphans();
+        orphan::adopt();
         let word = self.word();
         if self.block_capacity() > 0 {
             for site in percpu::sites().chain(percpu::sites()) {
@@ -278,7 +264,7 @@ impl Core {
         if let Some(p) = node.take_one() {
             return Some(p);
         }
-        self.dry();
+        dry::ask();
         // Others may be faster than we are with the slab that we have added: only a source that fails ends this.
         loop {
             if let Some(p) = node.take_one() {
@@ -307,7 +293,7 @@ impl Core {
             self.counters.barn_get.add(1);
             return Some(b);
         }
-        if self.dry() {
+        if dry::ask() {
             if let Some(b) = node.take_block() {
                 self.counters.barn_get.add(1);
                 return Some(b);
@@ -328,18 +314,6 @@ impl Core {
         Some(b)
     }
 
-    fn dry(&self) -> bool {
-        // Relaxed: a hint; the list is read under its lock.
-        if !HOOKED.load(Relaxed) {
-            return false;
-        }
-        let hooks: [Option<ReclaimHook>; 4] = {
-            let list = HOOK.lock();
-            std::array::from_fn(|i| list.get(i).copied())
-        };
-        hooks.into_iter().flatten().any(|hook| hook(self))
-    }
-
     /// Takes a free object back: the CPU's blocks are full.
     ///
     /// # Safety
@@ -349,9 +323,9 @@ impl Core {
     pub(crate) unsafe fn free_slow(&'static self, p: *mut u8) {
         self.counters.free_slow.add(1);
         if lock::held() {
-            return orphan(p);
+            return orphan::leave(p);
         }
-        adopt_orphans();
+        orphan::adopt();
         let word = self.word();
         let cap = self.block_capacity();
         if cap > 0 {
@@ -384,7 +358,7 @@ impl Core {
     }
 
     /// Takes a block that the caller owns, in whatever state: objects to the barn or the slabs, the page to the supply.
-    pub fn take_in(&'static self, b: BlockNo) {
+    pub(crate) fn take_in(&'static self, b: BlockNo) {
         if !b.is_some() {
             return;
         }
@@ -536,7 +510,7 @@ impl Core {
     }
 
     /// Counts and sizes now. Takes each node's lock in turn; what the CPUs hold is a racy look.
-    pub fn stats(&self) -> CacheStats {
+    pub(crate) fn stats(&self) -> CacheStats {
         let word = self.word();
         let (mut in_cpus, mut slabs, mut free, mut barn_blocks, mut in_barns) = (0, 0, 0, 0, 0);
         for site in percpu::all_sites() {
@@ -562,40 +536,6 @@ impl Core {
             free_in_slabs: free,
             ..self.counters.read()
         }
-    }
-}
-
-/// Objects freed by signal handlers that interrupted the allocator, in blocks of one each.
-static ORPHANS: Stack = Stack::new();
-
-/// Keeps a free object for later. Lock-free. (Without a page left, it is lost.)
-#[cold]
-fn orphan(p: *mut u8) {
-    let Some(b) = page::page() else { return };
-    b.block().reset(1);
-    // SAFETY: a fresh block is ours.
-    unsafe { b.block().push(p) };
-    ORPHANS.push(b);
-}
-
-/// Frees what handlers have left behind.
-fn adopt_orphans() {
-    if ORPHANS.is_empty() {
-        return;
-    }
-    let mut chain = ORPHANS.take_all();
-    while chain.is_some() {
-        let b = chain;
-        chain = b.block().next();
-        // SAFETY: blocks taken off the stack are ours.
-        if let Some(p) = unsafe { b.block().pop() } {
-            // SAFETY: it was freed, and is an object of a cache.
-            if let Some(core) = unsafe { slab_of(p) }.cache() {
-                // SAFETY: as above.
-                unsafe { core.free_direct(&[p]) };
-            }
-        }
-        page::put_page(b);
     }
 }
 

@@ -4,7 +4,7 @@
 //! [`large`](crate::large).
 
 use crate::cache::{Core, Recipe};
-use crate::lock::Lock;
+use crate::lock::{self, Lock};
 use crate::size_class::{CLASSES, STRIDES, class_of};
 use crate::slab::Slab;
 use crate::{AllocError, front, large, segment};
@@ -78,6 +78,9 @@ fn make(class: usize) -> Result<&'static Core, AllocError> {
         "kmalloc-28672",
         "kmalloc-32768",
     ];
+    if lock::held() {
+        return Err(AllocError); // in a signal handler that interrupted the allocator
+    }
     let _making = MAKING.lock();
     // Acquire: as in `cache`. SAFETY: cores live for ever.
     if let Some(core) = unsafe { CACHES[class].load(Acquire).as_ref() } {

@@ -1,9 +1,10 @@
 //! A SLUB-like allocator: typed caches, size classes, blocks of free objects per CPU, and a lock-free supply of pages.
 //!
-//! The modules in path order, inside out; each uses only those above it (but `slab` and `node` know `cache`'s core by name):
+//! The modules in path order, inside out; each uses only those above it (but `slab`, `node` and `orphan` know
+//! `cache`'s core by name, and `rseq` where `percpu` puts things):
 //!
-//! `os`, `cpu` (the machine) → `lock` → `source` ([`PageSource`]) → `page` (blocks: pages of pointers) → `rseq`, `percpu` (a word
-//! per CPU) → `slab`, `segment` (bitmaps; address → slab) → `node` (barn, partial slabs) → `cache` (slow paths) → `large` → `front`
+//! `os`, `cpu` (the machine) → `lock`, `stats` → `source` ([`PageSource`]) → `page` (blocks: pages of pointers) → `rseq`, `percpu` (a word
+//! per CPU) → `slab`, `segment` (bitmaps; address → slab) → `node` (barn, partial slabs) → `dry`, `orphan`, `cache` (slow paths) → `large` → `front`
 //! (fast paths) → `bulk` → `size_class`, `kmalloc`, `slab_box`, `typed` (the doors).
 //!
 //! ```
@@ -32,6 +33,8 @@ mod percpu;
 mod slab;
 mod segment;
 mod node;
+mod dry;
+mod orphan;
 mod cache;
 mod large;
 mod front;
@@ -71,13 +74,14 @@ impl std::error::Error for AllocError {}
 #[doc(hidden)]
 pub mod raw {
     pub use crate::bulk::recycle;
-    pub use crate::cache::{Core, ReclaimHook, on_dry};
+    pub use crate::dry::{ReclaimHook, on_dry};
     pub use crate::kmalloc::slab;
     pub use crate::lock::held;
+    pub use crate::lock::{Held, Lock};
     pub use crate::page::{
         BLOCK_BYTES, Block, BlockNo, SLOTS, Stack, WEIGHT_UNIT, grow, page, page_stats, put_page, set_page_limit,
         try_page,
     };
-    pub use crate::percpu::{Site, Stopped, Word, all_sites, is_cpu, pack, regions, sites, stop, unpack};
+    pub use crate::percpu::{Site, Stopped, Word, all_sites, pack, regions, sites, stop, unpack};
     pub use crate::slab::Slab;
 }

@@ -1,4 +1,4 @@
-//! The allocator's one mutex: while a thread holds any of them it is marked, so that a signal handler which interrupts it can tell.
+//! The one mutex of this crate and of `quietus-kvfree`: while a thread holds any of them it is marked, so that a signal handler which interrupts it can tell.
 //!
 //! Handed to by every module that has a lock. A handler may allocate, free and retire: fast paths take no lock, and a slow path
 //! that finds its own thread [`held`] fails over instead of waiting for itself ([`cache`](crate::cache)).
@@ -7,38 +7,48 @@
 //! That of the mutex. The mark is one thread's own word; the compiler fences keep it outside the lock as a handler sees it.
 
 use parking_lot::{Mutex, MutexGuard};
-use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
+use std::sync::atomic::{
+    AtomicU32,
+    Ordering::{Relaxed, SeqCst},
+    compiler_fence,
+};
 
 thread_local! {
     /// Locks of the allocator that this thread holds or waits for.
-    static DEPTH: Cell<u32> = const { Cell::new(0) };
+    static DEPTH: AtomicU32 = const { AtomicU32::new(0) };
 }
 
 /// Is this thread inside one of the allocator's locks? True only in a signal handler that interrupted it there.
 pub fn held() -> bool {
-    DEPTH.try_with(Cell::get).unwrap_or(0) > 0
+    // Relaxed: this thread's own word; atomic because a handler may read it in the middle.
+    DEPTH.try_with(|d| d.load(Relaxed)).unwrap_or(0) > 0
 }
 
 fn mark(step: i32) {
+    // SeqCst (compiler only): the mark is outside the lock, as a handler on this thread sees it.
     compiler_fence(SeqCst);
-    let _ = DEPTH.try_with(|d| d.set(d.get().wrapping_add_signed(step)));
+    // Relaxed: as in `held`.
+    let _ = DEPTH.try_with(|d| d.store(d.load(Relaxed).wrapping_add_signed(step), Relaxed));
     compiler_fence(SeqCst);
 }
 
-#[derive(Default)]
-pub(crate) struct Lock<T>(Mutex<T>);
+/// A mutex that marks its holder.
+#[derive(Debug, Default)]
+pub struct Lock<T>(Mutex<T>);
 
 impl<T> Lock<T> {
-    pub(crate) const fn new(value: T) -> Self {
+    /// A lock around a value.
+    pub const fn new(value: T) -> Self {
         Lock(Mutex::new(value))
     }
-    pub(crate) fn lock(&self) -> Held<'_, T> {
+    /// Waits for the lock.
+    pub fn lock(&self) -> Held<'_, T> {
         mark(1);
         Held(Some(self.0.lock()))
     }
-    pub(crate) fn try_lock(&self) -> Option<Held<'_, T>> {
+    /// The lock, if it is free.
+    pub fn try_lock(&self) -> Option<Held<'_, T>> {
         mark(1);
         let guard = self.0.try_lock();
         if guard.is_none() {
@@ -49,7 +59,7 @@ impl<T> Lock<T> {
 }
 
 /// A lock that is held. Always `Some` until dropped.
-pub(crate) struct Held<'a, T>(Option<MutexGuard<'a, T>>);
+pub struct Held<'a, T>(Option<MutexGuard<'a, T>>);
 
 impl<T> Deref for Held<'_, T> {
     type Target = T;

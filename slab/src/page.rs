@@ -51,7 +51,7 @@ pub struct Block {
     pub batch: AtomicU32,
     /// Free for the opener: the CPU whose reserve this block came from.
     pub owner: AtomicU32,
-    /// Free for the opener: when it was opened, in nanoseconds of a clock of the opener's choice.
+    /// Free for the opener: when it was opened, in a clock of the opener's choice.
     pub opened: AtomicU64,
     /// Free for the opener: which kind of lane filled it.
     pub kind: AtomicU32,
@@ -94,8 +94,8 @@ impl BlockNo {
     #[inline]
     pub fn block(self) -> &'static Block {
         let base = BASE.load(Relaxed);
-        debug_assert!(!base.is_null() && (self.0 as usize / BLOCK_BYTES) < range().limit as usize);
-        // SAFETY: numbers come from `fresh`, or are NONE or DEAD: multiples of a page, all inside the range, which is immortal and zeroed at first;
+        assert!(self.0 <= LAST.load(Relaxed) && (self.0 as usize).is_multiple_of(BLOCK_BYTES), "not a block's number");
+        // SAFETY: a multiple of a page inside the range, which is immortal and zeroed at first;
         // all zero is a valid `Block`. Relaxed suffices for `BASE`: having a number means having synchronised with `range`.
         unsafe { &*base.byte_add(self.0 as usize) }
     }
@@ -214,7 +214,7 @@ impl Block {
         debug_assert!(cap <= SLOTS);
         self.cap.store(cap, Relaxed);
     }
-    /// Invariants of a block at rest; run by drains and barriers in debug builds.
+    /// Invariants of a block at rest; looked at in debug builds when a barn takes it.
     pub fn check(&self) {
         debug_assert!(self.cap.load(Relaxed) <= SLOTS, "block capacity out of range");
         debug_assert!(self.len() <= SLOTS && self.filled() <= SLOTS, "block length out of range");
@@ -229,6 +229,8 @@ struct Range {
 
 /// First block; null until [`range`] has run.
 pub(crate) static BASE: AtomicPtr<Block> = AtomicPtr::new(std::ptr::null_mut());
+/// The greatest number there is.
+static LAST: AtomicU32 = AtomicU32::new(0);
 /// Blocks the supply may hand out in all: for tests of exhaustion.
 static LIMIT: AtomicU32 = AtomicU32::new(u32::MAX);
 
@@ -237,6 +239,7 @@ fn range() -> &'static Range {
     RANGE.get_or_init(|| {
         let (base, bytes) = os::reserve_up_to(os::BLOCK_RANGE, 1 << 20).expect("no address space for blocks (1 MiB)");
         BASE.store(base.as_ptr().cast(), Relaxed);
+        LAST.store(((bytes.min(1 << 32) - BLOCK_BYTES) & !(BLOCK_BYTES - 1)) as u32, Relaxed);
         Range { limit: (bytes.min(1 << 32) / BLOCK_BYTES) as u32, bump: AtomicU32::new(2) }
     })
 }
@@ -260,16 +263,12 @@ impl Stack {
     }
     /// Puts a block that the caller owns on the stack. Lock-free.
     pub fn push(&self, b: BlockNo) {
-        self.push_chain(b, b);
-    }
-    /// Puts a chain `first → … → last`, owned by the caller, on the stack. Lock-free.
-    pub fn push_chain(&self, first: BlockNo, last: BlockNo) {
-        debug_assert!(first.is_some() && last.is_some());
+        debug_assert!(b.is_some());
         let mut head = self.head.load(Relaxed);
         loop {
-            last.block().next.store(head as u32, Relaxed);
-            let new = ((head >> 32).wrapping_add(1) << 32) | u64::from(first.0);
-            // Release: hands the contents of the chain to the pop that takes it (N).
+            b.block().next.store(head as u32, Relaxed);
+            let new = ((head >> 32).wrapping_add(1) << 32) | u64::from(b.0);
+            // Release: hands the contents of the block to the pop that takes it (N).
             match self.head.compare_exchange_weak(head, new, Release, Relaxed) {
                 Ok(_) => return,
                 Err(now) => head = now,

@@ -268,10 +268,8 @@ struct Lock(&'static AtomicU32);
 
 impl Lock {
     fn of(site: Site) -> &'static AtomicU32 {
-        let a = area();
-        debug_assert!(site.0 >= a.cpus && site.0 < a.regions);
-        // SAFETY: the start of a region inside the immortal area.
-        unsafe { &*a.base.add(((site.0 as usize) << REGION_SHIFT) + STOP_OFFSET).cast::<AtomicU32>() }
+        debug_assert!(site.0 >= area().cpus);
+        stop_flag(site)
     }
     fn try_take(site: Site) -> Option<Lock> {
         let word = Self::of(site);
@@ -289,10 +287,10 @@ impl Drop for Lock {
     }
 }
 
-/// The region of the CPU's stop flag (or, for slots, the lock: both are the first word).
+/// A CPU's stop flag, or a slot's lock: both stand at `STOP_OFFSET`.
 fn stop_flag(site: Site) -> &'static AtomicU32 {
     let a = area();
-    // SAFETY: the start of a region inside the immortal area.
+    // SAFETY: inside a region of the immortal area.
     unsafe { &*a.base.add(((site.0 as usize) << REGION_SHIFT) + STOP_OFFSET).cast::<AtomicU32>() }
 }
 
@@ -305,11 +303,6 @@ pub fn sites() -> impl Iterator<Item = Site> {
     let own = rseq::cpu().map(Site).filter(|&s| stop_flag(s).load(Relaxed) == 0);
     let first = cpu::current() % slots;
     own.into_iter().chain((0..slots.min(8)).map(move |k| Site(a.cpus + (first + k) % slots)))
-}
-
-/// Is `site` the region of a CPU that runs sequences (rather than a slot)?
-pub fn is_cpu(site: Site) -> bool {
-    site.0 < area().cpus
 }
 
 /// Every region there is.

@@ -7,6 +7,9 @@
 //! pointer → descriptor is a mask, a shift and a multiplication. An allocation too large for a size class has a segment of its
 //! own whose descriptor (of the 64 KiB in which the object begins) says so.
 //!
+//! # Ordering
+//! Relaxed throughout: the free slabs are the pool lock's; what a descriptor's hot line says is constant while objects are out.
+//!
 //! The header is reached from an object's address, through exposed provenance: the reference an object was used through covers
 //! the object alone.
 
@@ -64,7 +67,8 @@ unsafe impl Send for PoolState {}
 /// The descriptor of the slab that `ptr` points into.
 ///
 /// # Safety
-/// 1. `ptr` points into a live object of this allocator.
+/// 1. `ptr` points into an object of this allocator whose slab has not been given back: one that is in use, or free in somebody's
+///    hands.
 #[inline(always)]
 pub(crate) unsafe fn slab_of(ptr: *mut u8) -> &'static Slab {
     let address = ptr.addr();

@@ -3,6 +3,10 @@
 //! Handed to by [`node`](crate::node), under whose lock all of it but the hot line is read and written; lives in the header of
 //! its [`segment`](crate::segment).
 //!
+//! # Ordering
+//! Relaxed throughout: under the node's lock, or constant while the slab holds objects that are out (the hot line), which reach
+//! other threads in ways that synchronise.
+//!
 //! # Layout
 //! The first cache line is what a free or a retire reads, and constant while the slab holds objects. Free objects are set bits of
 //! a bitmap: it works with constructed objects, survives a use after free, and shows a double free.

@@ -52,7 +52,8 @@ impl<T> SlabBox<T> {
     /// Takes the ownership back.
     ///
     /// # Safety
-    /// 1. `ptr` came from [`into_raw`](Self::into_raw) of a `SlabBox<T>`, and nobody else owns or uses it.
+    /// 1. `ptr` is an object of this allocator that holds a live `T` (as from [`into_raw`](Self::into_raw)), and nobody else owns or
+    ///    uses it.
     pub unsafe fn from_raw(ptr: NonNull<T>) -> Self {
         SlabBox(ptr, PhantomData)
     }

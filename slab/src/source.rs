@@ -8,7 +8,7 @@ use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering::Relaxed};
 
-/// A supplier of large, aligned ranges of memory (2 MiB and more at a time, never on a fast path).
+/// A supplier of large, aligned ranges of memory (whole segments, and the objects above 32 KiB; never on a fast path).
 ///
 /// # Safety
 /// 1. A range returned by [`map`](Self::map) has at least the size and alignment asked for, is readable and writable,

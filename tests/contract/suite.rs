@@ -337,7 +337,10 @@ pub(crate) fn guards_drop_in_any_order<F: Flavour>() {
 pub(crate) fn waiting_for_oneself_panics<F: Flavour>() {
     let f = F::alone();
     let guard = f.pin();
-    let panics = |body: &dyn Fn()| message(catch_unwind(AssertUnwindSafe(body)).expect_err("no panic"));
+    let panics = |body: &dyn Fn()| {
+        let result = watched("waiting inside one's own section", || catch_unwind(AssertUnwindSafe(body)));
+        message(result.expect_err("no panic"))
+    };
     let cookie = f.domain().cookie();
     for text in [
         panics(&|| f.synchronize()),

@@ -56,6 +56,8 @@ pub(crate) struct Manual(Arc<Numbers>);
 struct Numbers {
     started: AtomicU64,
     completed: AtomicU64,
+    /// What `advance` was asked for last.
+    asked: AtomicU64,
     /// `advance` and `synchronize` complete what they are asked for.
     willing: AtomicBool,
 }
@@ -73,6 +75,10 @@ impl Manual {
     }
     pub(crate) fn completed(&self) -> u64 {
         self.0.completed.load(SeqCst)
+    }
+    /// The cookie that `advance` was asked for last.
+    pub(crate) fn asked(&self) -> u64 {
+        self.0.asked.load(SeqCst)
     }
     /// Ends every grace period up to `cookie`.
     pub(crate) fn complete(&self, cookie: u64) {
@@ -102,6 +108,7 @@ unsafe impl GracePeriods for Manual {
         self.completed() >= cookie.0
     }
     fn advance(&self, cookie: Cookie) -> bool {
+        self.0.asked.store(cookie.0, SeqCst);
         if self.0.willing.load(SeqCst) {
             self.complete(cookie.0);
         }
