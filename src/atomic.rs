@@ -17,11 +17,31 @@
 use crate::membarrier;
 use crate::section::Section;
 use crate::sync::{AtomicPtr, Ordering};
+use quietus_slab::SlabBox;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 
-/// A shared pointer to a `T`, possibly null, with a tag in its low bits.
+/// A shared pointer to a `T`, possibly null, with a tag in its low bits: what lists, maps and trees are made of. The repository's
+/// `examples/stack.rs` is a whole structure.
+///
+/// It owns nothing and frees nothing: dropping an `Atomic` leaves the object alone, and whoever unlinks an object retires it
+/// ([`Domain::retire`](crate::Domain::retire)). It is `Send` and `Sync` for `T: Send + Sync`; a node type that hands its value to one
+/// thread only says so with `unsafe impl` of its own.
+///
+/// Invariant in `T`:
+///
+/// ```compile_fail
+/// fn shorten<'a>(atomic: &'a quietus::Atomic<&'static str>) -> &'a quietus::Atomic<&'a str> {
+///     atomic
+/// }
+/// ```
+///
+/// ```
+/// fn keep<'a>(atomic: &'a quietus::Atomic<&'static str>) -> &'a quietus::Atomic<&'static str> {
+///     atomic
+/// }
+/// ```
 ///
 /// `T` must have a size: zero-sized objects share addresses, so that a compare-exchange could not tell two of them
 /// apart.
@@ -70,7 +90,8 @@ impl<T> Atomic<T> {
         Atomic { pointer: AtomicPtr::new(object.pointer), _object: PhantomData }
     }
 
-    /// The pointer, as it is now. It has to be loaded with Acquire, or stronger, to be dereferenced.
+    /// The pointer, as it is now. It has to be loaded with Acquire, or stronger, to be dereferenced, and in a section of the domain
+    /// that its objects are retired to.
     ///
     /// ```compile_fail,E0597
     /// # use std::sync::atomic::Ordering::Acquire;
@@ -229,6 +250,19 @@ impl<'g, T> Shared<'g, T> {
     #[inline]
     pub unsafe fn from_raw(object: NonNull<T>) -> Self {
         Shared::new(object.as_ptr())
+    }
+
+    /// An object that was just allocated, with tag 0. Its owner is from now on whoever unlinks it.
+    #[inline]
+    pub fn from_box(object: SlabBox<T>) -> Self {
+        // Nothing owns the object any more, and only unsafe code can free it.
+        Shared::new(SlabBox::into_raw(object).as_ptr())
+    }
+
+    /// The address, without the tag, as `retire` takes it; `None` if it is null.
+    #[inline]
+    pub fn as_non_null(self) -> Option<NonNull<T>> {
+        NonNull::new(self.as_raw())
     }
 
     /// The address, without the tag; null if it is null.

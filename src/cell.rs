@@ -17,7 +17,10 @@ use std::sync::atomic::{
     Ordering::{AcqRel, Acquire},
 };
 
-/// A value that readers load inside a section and writers replace: never null, `'static`, of the global domain.
+/// A value that readers load inside a section and writers replace: never null, `'static`, of the global domain. The value lives in
+/// slab memory ([`SlabBox`]); replaced ones are freed in batches, and dropped by the domain's worker if they have a destructor.
+///
+/// A static cell goes into a `LazyLock`: `static CONFIG: LazyLock<Rcu<Config>> = LazyLock::new(|| Rcu::new(Config::read()));`
 ///
 /// ```
 /// let config = quietus::Rcu::new(String::from("a"));
@@ -51,6 +54,23 @@ use std::sync::atomic::{
 /// let value = config.load(&guard);
 /// drop(config);
 /// println!("{value}");
+/// ```
+///
+/// (With the guard and the cell in force, all three are fine:)
+///
+/// ```
+/// let mut config = quietus::Rcu::new(String::from("a"));
+/// let guard = quietus::pin();
+/// println!("{}", config.load(&guard));
+/// drop(guard);
+/// config.get_mut().push('b');
+/// drop(config);
+/// ```
+///
+/// The value goes from thread to thread:
+///
+/// ```compile_fail,E0277
+/// quietus::Rcu::new(std::rc::Rc::new(1));
 /// ```
 ///
 /// A guard of a private domain does not open it:

@@ -44,12 +44,11 @@ unsafe impl GracePeriods for EngineRef {
 /// Readers, grace periods, and what is retired to them: one instance of RCU.
 ///
 /// ```
-/// use quietus::{Atomic, Domain, Shared, slab::Cache, slab::SlabBox};
+/// use quietus::{Atomic, Domain, Shared, slab::Cache};
 /// use std::sync::atomic::Ordering::{AcqRel, Acquire};
 /// let domain = Domain::new();
 /// let cache: Cache<u64> = Cache::new("values");
-/// // SAFETY: the object stays live until it is retired below.
-/// let slot = Atomic::new(unsafe { Shared::from_raw(SlabBox::into_raw(cache.alloc(1))) });
+/// let slot = Atomic::new(Shared::from_box(cache.alloc(1)));
 /// {
 ///     let guard = domain.pin();
 ///     // SAFETY: published above, retired below, after a grace period.
@@ -57,10 +56,59 @@ unsafe impl GracePeriods for EngineRef {
 ///     assert_eq!(value, Some(&1));
 ///     let old = slot.swap(Shared::null(), AcqRel, &guard);
 ///     // SAFETY: unlinked, by us alone; it came from a slab cache.
-///     unsafe { domain.retire(std::ptr::NonNull::new(old.as_raw()).unwrap()) };
+///     unsafe { domain.retire(old.as_non_null().unwrap()) };
 /// }
 /// domain.barrier();
 /// assert_eq!(domain.stats().kvfree.pending_objects, 0);
+/// ```
+///
+/// Dropping a private domain frees what is retired to it, and runs what is deferred, without waiting for readers: guards borrow
+/// the domain, so nothing can be read through it any more, whether they were dropped or leaked:
+///
+/// ```compile_fail,E0505
+/// # use quietus::{Atomic, Domain};
+/// # use std::sync::atomic::Ordering::Acquire;
+/// let (domain, slot) = (Domain::new(), Atomic::<u64>::null());
+/// let seen = slot.load(Acquire, Box::leak(Box::new(domain.pin())));
+/// drop(domain);
+/// seen.is_null();
+/// ```
+///
+/// ```
+/// # use quietus::{Atomic, Domain};
+/// # use std::sync::atomic::Ordering::Acquire;
+/// let (domain, slot) = (Domain::new(), Atomic::<u64>::null());
+/// let seen = slot.load(Acquire, Box::leak(Box::new(domain.pin())));
+/// seen.is_null();
+/// drop(domain);
+/// ```
+///
+/// What is deferred or retired goes to another thread:
+///
+/// ```compile_fail,E0277
+/// let shared = std::rc::Rc::new(1);
+/// quietus::Domain::global().defer(move || drop(shared));
+/// ```
+///
+/// ```
+/// let shared = std::sync::Arc::new(1);
+/// quietus::Domain::global().defer(move || drop(shared));
+/// ```
+///
+/// and has a size, since a block has room for one pointer and one function:
+///
+/// ```compile_fail,E0277
+/// # use std::ptr::NonNull;
+/// unsafe fn retire(object: NonNull<dyn Send>) {
+///     unsafe { quietus::Domain::global().retire_box(object) }
+/// }
+/// ```
+///
+/// ```
+/// # use std::ptr::NonNull;
+/// unsafe fn retire(object: NonNull<Box<dyn Send>>) {
+///     unsafe { quietus::Domain::global().retire_box(object) }
+/// }
 /// ```
 pub struct Domain {
     // Dropped first: it uses the engine.

@@ -8,7 +8,7 @@
 //!
 //! # Ordering
 //!
-//! B, C, D and K, in `engine`.
+//! The pairs B, C, D and K of docs/ORDERING.md, in `engine`.
 
 use crate::engine::{Engine, Left};
 use crate::engine_ref::EngineRef;
@@ -18,7 +18,7 @@ use crate::section::{Section, sealed::Sealed};
 use std::fmt;
 use std::marker::PhantomData;
 
-/// An open read-side section of the global engine.
+/// An open read-side section of the global domain.
 ///
 /// What was reachable when it was opened, or is loaded while it lives, is not freed before it is dropped. It belongs to
 /// the thread that opened it:
@@ -38,7 +38,7 @@ pub struct Guard {
     _thread: PhantomData<*mut ()>,
 }
 
-/// Opens a read-side section of the global engine.
+/// Opens a read-side section of the global domain.
 ///
 /// Costs a few instructions and no fence where the [asymmetric mode](crate::membarrier::Mode::Asymmetric) is in force.
 /// A thread's first call registers it. Sections nest.
@@ -127,6 +127,44 @@ impl fmt::Debug for Guard {
 }
 
 /// An open read-side section of a [`Domain`](crate::Domain), which it borrows.
+///
+/// It stays on its thread, and so do references to it:
+///
+/// ```compile_fail,E0277
+/// let domain = quietus::Domain::new();
+/// let guard = domain.pin();
+/// std::thread::scope(|s| s.spawn(move || drop(guard)).join().unwrap());
+/// ```
+///
+/// ```compile_fail,E0277
+/// let domain = quietus::Domain::new();
+/// let guard = domain.pin();
+/// std::thread::scope(|s| s.spawn(|| drop(&guard)).join().unwrap());
+/// ```
+///
+/// ```
+/// let domain = quietus::Domain::new();
+/// std::thread::scope(|s| s.spawn(|| drop(domain.pin())).join().unwrap());
+/// ```
+///
+/// `repin` ends the section for what was loaded before:
+///
+/// ```compile_fail,E0502
+/// # use std::sync::atomic::Ordering::Acquire;
+/// let (domain, slot) = (quietus::Domain::new(), quietus::Atomic::<u64>::null());
+/// let mut guard = domain.pin();
+/// let seen = slot.load(Acquire, &guard);
+/// guard.repin();
+/// seen.is_null();
+/// ```
+///
+/// ```
+/// # use std::sync::atomic::Ordering::Acquire;
+/// let (domain, slot) = (quietus::Domain::new(), quietus::Atomic::<u64>::null());
+/// let mut guard = domain.pin();
+/// slot.load(Acquire, &guard).is_null();
+/// guard.repin();
+/// ```
 ///
 /// Everything said of [`Guard`] holds for it, for the objects of its own domain.
 #[must_use = "the section ends when the guard is dropped"]

@@ -1,11 +1,7 @@
 //! `kvfree_rcu` for user space: retired pointers are batched, lock-free, into page-sized blocks, and freed many at a time when
 //! their grace period is over.
 //!
-//! The modules in path order; each uses only those above it (but the stages are verbs on one `Shared`, and call each other):
-//!
-//! `grace` (what is asked of RCU) → `lane` (which open block) → `reserve` (empty blocks) → `queue` (batches and cookies) → `shared`
-//! → `collect` (1: into the open block; full ones are closed) → `drain` (3: blocks taken back by age) → `reclaim` (4: elapsed →
-//! free) → `worker` → `barrier` → `kvfree` (the doors).
+//! Memory without a destructor goes back to its cache block by block, untouched; values with one are dropped by the worker first.
 //!
 //! ```
 //! # use quietus_kvfree::{Config, Cookie, GracePeriods, Kvfree};
@@ -28,6 +24,11 @@
 //! assert_eq!(kvfree.stats().pending_objects, 0);
 //! ```
 
+// The modules in path order; each uses only those above it (but the stages are verbs on one `Shared`, and call each other):
+//
+// `grace` (what is asked of RCU) → `lane` (which open block) → `reserve` (empty blocks) → `queue` (batches and cookies) → `shared`
+// → `collect` (1: into the open block; full ones are closed) → `drain` (3: blocks taken back by age) → `reclaim` (4: elapsed →
+// free) → `worker` → `barrier` → `kvfree` (the doors).
 mod grace;
 mod stats;
 mod lane;

@@ -1,11 +1,13 @@
 //! A SLUB-like allocator: typed caches, size classes, blocks of free objects per CPU, and a lock-free supply of pages.
 //!
-//! The modules in path order, inside out; each uses only those above it (but `slab`, `node` and `orphan` know
-//! `cache`'s core by name, and `rseq` where `percpu` puts things):
+//! | for | there is |
+//! | --- | --- |
+//! | objects of one type | [`Cache`], which hands out [`SlabBox`]es |
+//! | memory by layout | [`alloc`], [`free`], [`free_bulk`] |
+//! | memory of one's own making | [`PageSource`] |
 //!
-//! `os`, `cpu` (the machine) → `lock`, `stats` → `source` ([`PageSource`]) → `page` (blocks: pages of pointers) → `rseq`, `percpu` (a word
-//! per CPU) → `slab`, `segment` (bitmaps; address → slab) → `node` (barn, partial slabs) → `dry`, `orphan`, `cache` (slow paths) → `large` → `front`
-//! (fast paths) → `bulk` → `size_class`, `kmalloc`, `slab_box`, `typed` (the doors).
+//! Allocation and free take a few nanoseconds on the CPU's own block of pointers. Objects may be freed from any thread, and outlive
+//! their cache's handle.
 //!
 //! ```
 //! use quietus_slab::Cache;
@@ -18,6 +20,12 @@
 //!
 //! Unsafe code is what an allocator is made of; each module says why it may.
 
+// The modules in path order, inside out; each uses only those above it (but `slab`, `node` and `orphan` know
+// `cache`'s core by name, and `rseq` where `percpu` puts things):
+//
+// `os`, `cpu` (the machine) → `lock`, `stats` → `source` ([`PageSource`]) → `page` (blocks: pages of pointers) → `rseq`, `percpu` (a word
+// per CPU) → `slab`, `segment` (bitmaps; address → slab) → `node` (barn, partial slabs) → `dry`, `orphan`, `cache` (slow paths) → `large` → `front`
+// (fast paths) → `bulk` → `size_class`, `kmalloc`, `slab_box`, `typed` (the doors).
 mod os;
 mod cpu;
 mod lock;

@@ -80,6 +80,7 @@ enum From {
 
 struct Held {
     size: usize,
+    align: usize,
     byte: u8,
     from: From,
 }
@@ -105,7 +106,7 @@ impl Model {
         self.next = self.next.wrapping_add(1);
         // SAFETY: `size` bytes at `p` are ours.
         unsafe { p.write_bytes(self.next, size) };
-        self.held.insert(start, (p, Held { size, byte: self.next, from }));
+        self.held.insert(start, (p, Held { size, align: layout.align(), byte: self.next, from }));
     }
 
     /// Forgets the object at `address` and checks that nobody has written to it.
@@ -162,6 +163,11 @@ fn run(ops: Vec<Op>) {
     let caches = caches();
     let mut model = Model::default();
     let check = |model: &Model| {
+        // No other test of this process uses size classes.
+        let classes = quietus_slab::all_stats().into_iter().filter(|s| s.name.starts_with("kmalloc-"));
+        let small = |h: &Held| h.from == From::Layout && h.size <= 32768 && h.align <= 32768;
+        let held = model.held.values().filter(|(_, h)| small(h)).count() as u64;
+        assert_eq!(classes.map(|s| s.live).sum::<u64>(), held, "objects of size classes");
         for (i, cache) in caches.iter().enumerate() {
             assert_eq!(cache.live(), model.count(From::Cache(i)), "cache {i}");
         }
