@@ -1,5 +1,6 @@
 //! The whole contract where the system refuses what makes the library fast: no restartable sequences, no membarrier, neither.
 //! Each in a child process, this binary once more, because the modes are fixed for the life of a process.
+#![cfg(not(quietus_loom))]
 
 #[path = "contract/flavour.rs"]
 mod flavour;

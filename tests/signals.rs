@@ -1,6 +1,6 @@
 //! A signal handler that reads and retires on the thread that is just retiring, allocating and freeing. One test, alone in its
 //! process.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", not(quietus_loom)))]
 
 use quietus::slab::{Cache, SlabBox};
 use quietus::{Atomic, Domain, Shared, pin};

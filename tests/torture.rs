@@ -6,6 +6,7 @@
 //! shrinks and ticks run all the while. A few seconds; `QUIETUS_TORTURE_SECONDS` says otherwise, for each test.
 //!
 //! A build with `--cfg quietus_no_grace_periods` must fail here.
+#![cfg(not(quietus_loom))]
 
 use quietus::slab::{self, Cache, SlabBox};
 use quietus::{Atomic, Domain, DomainGuard, Guard, Section, Shared, pin};

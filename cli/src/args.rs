@@ -22,13 +22,23 @@ files it stands in) and re-indexes it, file by file, while other threads query i
 freed while somebody may still be reading it: by quietus, by crossbeam-epoch, or not at all. Every query checks what it
 reads; the index is compared at the end with one that a single thread built.";
 
+/// How long `index` takes; `parent::rounds` checks these numbers.
+pub(crate) const TIME: &str = "\
+Time: 3 rounds × reclaimers × --seconds, then a verify run of each (1 to 3 s), and 1.5 s or so around every run:
+about 80 s unless told otherwise.";
+
 const AFTER: &str = "\
-Exit code: 0 if nothing was wrong, 1 if a check failed, 2 if what was asked for makes no sense.
+Exit code: 0 if nothing was wrong, 1 if a check failed or the result could not be written, 2 if what was asked for makes
+no sense. A reader of the output that stops early is no mistake.
 Environment: QUIETUS_RSEQ and QUIETUS_MEMBARRIER (on, off, auto) choose what the library may use of the kernel.";
+
+fn after_index() -> String {
+    format!("{TIME}\n{AFTER}")
+}
 
 /// The whole command line.
 #[derive(Debug, Parser)]
-#[command(name = "quietus", version, about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER)]
+#[command(name = "quietus", version, about = ABOUT, long_about = LONG_ABOUT, after_help = after_index())]
 #[command(args_conflicts_with_subcommands = true, propagate_version = true)]
 pub(crate) struct Cli {
     /// What to do.
@@ -43,9 +53,10 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Search text while it is being re-indexed, and report what each reclaimer costs
-    #[command(after_help = AFTER)]
+    #[command(after_help = after_index())]
     Index(IndexArgs),
     /// Show what was detected on this machine: rseq, membarrier, processors, nodes, sizes, limits
+    #[command(after_help = AFTER)]
     Env,
     /// One run, as told on standard input.
     #[command(name = HIDDEN_RUN, hide = true)]
@@ -79,7 +90,7 @@ pub(crate) struct IndexArgs {
     #[arg(long, value_enum, default_value = "mimalloc")]
     pub(crate) alloc: Allocator,
 
-    /// Also write the figures to this file, as JSON
+    /// Also write the figures to this file, as JSON; `-` is standard output, and the table goes to standard error then
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 
@@ -141,7 +152,7 @@ pub(crate) fn allowed(option: &str) -> Option<&'static str> {
         "--readers" | "--writers" => Some(THREADS),
         "--seconds" => Some(SECONDS),
         "--max-files" => Some(FILES),
-        "--json" => Some("the name of a file"),
+        "--json" => Some("the name of a file, or -"),
         _ => None,
     }
 }

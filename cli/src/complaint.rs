@@ -1,4 +1,5 @@
-//! What was wrong with the command line or the environment, in one line: what it is, and what is allowed instead.
+//! What was wrong with the command line or the environment, in one line: what it is, and, where that helps, what is allowed
+//! instead.
 
 use std::env;
 
@@ -50,7 +51,7 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
             let why = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
             format!("{option} '{value}' {why}; allowed: {allowed}")
         }
-        ErrorKind::ArgumentConflict => format!("{option} is given twice; allowed: once"),
+        ErrorKind::ArgumentConflict => format!("{option} is given twice"),
         _ => error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
     };
     line.replace('\n', " ")
@@ -84,13 +85,13 @@ mod tests {
             (&["--readers", "x"], "--readers 'x' is not a number; allowed: 1 to 1024"),
             (&["--readers", "1.5"], "--readers '1.5' is not a whole number; allowed: 1 to 1024"),
             (&["--readers"], "--readers needs a value; allowed: 1 to 1024"),
-            (&["--readers", "2", "--readers", "3"], "--readers is given twice; allowed: once"),
+            (&["--readers", "2", "--readers", "3"], "--readers is given twice"),
             (&["env", "--readers", "3"], "env takes no '--readers'; allowed: --help, --version"),
             (&["index", "--writers", "0"], "--writers '0' is out of range; allowed: 1 to 1024"),
             (&["--seconds", "-3"], "--seconds '-3' is out of range; allowed: 0.1 to 3600"),
             (&["--reclaimer", "gc"], "--reclaimer 'gc' is unknown; allowed: quietus, crossbeam, leak, all"),
             (&["--reclaimer"], "--reclaimer needs a value; allowed: quietus, crossbeam, leak, all"),
-            (&["--json"], "--json needs a value; allowed: the name of a file"),
+            (&["--json"], "--json needs a value; allowed: the name of a file, or -"),
             (&["--frobnicate"], "unknown option '--frobnicate'; allowed: --reclaimer, --readers"),
         ];
         for (arguments, expected) in cases {

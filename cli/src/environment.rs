@@ -8,8 +8,8 @@ use quietus::{kvfree, membarrier, slab};
 
 use crate::complaint::SWITCHES;
 
-/// Prints it.
-pub(crate) fn print() {
+/// All of it.
+pub(crate) fn describe() -> String {
     let lines = [
         ("rseq", rseq()),
         ("membarrier", membarrier::report().to_string()),
@@ -21,9 +21,7 @@ pub(crate) fn print() {
         ("limits", limits()),
         ("switches", switches()),
     ];
-    for (name, value) in lines {
-        println!("{name:<12}{value}");
-    }
+    lines.map(|(name, value)| format!("{name:<12}{value}\n")).concat()
 }
 
 fn rseq() -> String {

@@ -2,52 +2,51 @@
 //!
 //! In the order things happen: `alloc` (before `main`), `args` and `complaint` (what was asked for), `text` (what is
 //! indexed), then `parent`, which starts a process per `run`, each with an `index` over one `reclaimer`; `environment`
-//! is the other command.
+//! is the other command. What any of it says goes through `output`.
 
 mod alloc;
 mod args;
 mod complaint;
-mod environment;
-mod index;
-mod parent;
-mod reclaimer;
-mod run;
 mod text;
+mod parent;
+mod run;
+mod index;
+mod reclaimer;
+mod environment;
+mod output;
 
 use std::process::ExitCode;
 
 use args::{Cli, Command};
 use clap::Parser;
 use clap::error::ErrorKind;
+use output::Trouble;
 
 fn main() -> ExitCode {
-    match obey() {
-        Ok(code) => code,
-        Err(line) => {
-            eprintln!("quietus: error: {line}");
-            ExitCode::from(2)
-        }
-    }
+    let (line, code) = match obey() {
+        Ok(code) => return code,
+        Err(Trouble::Unread) => return ExitCode::SUCCESS,
+        Err(Trouble::Unwritten(line)) => (line, 1),
+        Err(Trouble::Asked(line)) => (line, 2),
+    };
+    output::remark(format_args!("quietus: error: {line}"));
+    ExitCode::from(code)
 }
 
-fn obey() -> Result<ExitCode, String> {
+fn obey() -> Result<ExitCode, Trouble> {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            // If nobody reads the help there is nobody to tell.
-            let _ = error.print();
+            error.print().map_err(|error| Trouble::of("standard output", &error))?;
             return Ok(ExitCode::SUCCESS);
         }
-        Err(error) => return Err(complaint::one_line(&error)),
+        Err(error) => return Err(Trouble::Asked(complaint::one_line(&error))),
     };
     complaint::check_environment()?;
     match cli.command {
         None => parent::index(&cli.index),
         Some(Command::Index(args)) => parent::index(&args),
-        Some(Command::Env) => {
-            environment::print();
-            Ok(ExitCode::SUCCESS)
-        }
-        Some(Command::Run) => run::child().map(|()| ExitCode::SUCCESS),
+        Some(Command::Env) => output::print(&environment::describe()).map(|()| ExitCode::SUCCESS),
+        Some(Command::Run) => Ok(run::child().map(|()| ExitCode::SUCCESS)?),
     }
 }

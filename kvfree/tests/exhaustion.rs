@@ -180,12 +180,13 @@ fn the_worker_refills_after_a_miss() {
         raw::set_page_limit(None); // ... that can grow
         let before = kvfree.stats();
         // Nothing comes back meanwhile: all grace periods are open.
-        let missed = (0..100_000).any(|_| {
+        // Whether a block comes fresh is open: the worker may be faster.
+        let refilled = (0..100_000).any(|_| {
             retire_bytes(&kvfree, 64);
-            kvfree.stats().from_fresh > before.from_fresh
+            kvfree.stats().refills > before.refills
         });
-        assert!(missed, "round {round}: no block came fresh");
-        until("the worker has refilled", || kvfree.stats().refills > before.refills);
+        assert!(refilled, "round {round}: {:?}", kvfree.stats());
+        assert!(round > 1 || kvfree.stats().from_fresh > 0, "the first block of all");
         assert!(kvfree.stats().reserve_blocks <= 4 * raw::regions(), "round {round}");
         drop(exhausted);
     }

@@ -114,7 +114,7 @@ fn cookies_are_taken_after_what_they_cover() {
                 let _stop = Stop(&stop);
                 while !stop.load(Relaxed) {
                     // So many that blocks are closed by their retirers, too; so few that the oldest is never far.
-                    if begun.load(Relaxed) - ends.load(Relaxed) > 3000 {
+                    if begun.load(Relaxed).saturating_sub(ends.load(Relaxed)) > 3000 {
                         std::thread::yield_now();
                         continue;
                     }

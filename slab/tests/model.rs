@@ -150,7 +150,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (cache.clone(), few.clone()).prop_map(|(cache, n)| Op::Alloc { cache, n }),
         6 => (cache.clone(), any::<usize>(), few.clone())
             .prop_map(|(cache, at, n)| Op::Free { cache, at: at >> 1, n }),
-        5 => (size, align, 1..20usize).prop_map(|(size, align, n)| Op::AllocLayout { size, align, n }),
+        5 => (size, align, few.clone()).prop_map(|(size, align, n)| Op::AllocLayout { size, align, n }),
         5 => (any::<usize>(), few, any::<bool>()).prop_map(|(at, n, bulk)| Op::FreeLayout { at: at >> 1, n, bulk }),
         1 => cache.clone().prop_map(Op::Flush),
         1 => cache.prop_map(Op::Shrink),
@@ -186,7 +186,7 @@ fn run(ops: Vec<Op>) {
             }
             Op::AllocLayout { size, align, n } => {
                 let layout = Layout::from_size_align(size, align).unwrap();
-                let n = if size > 32768 { 1 } else { n };
+                let n = n.min(if size > 32768 { 1 } else { 1 + (1 << 17) / size.max(align) });
                 let mut out = vec![MaybeUninit::uninit(); n];
                 assert_eq!(quietus_slab::alloc_bulk(layout, &mut out), n, "{layout:?}");
                 for p in out {

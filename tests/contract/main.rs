@@ -1,4 +1,5 @@
 //! One contract, every flavour; and what only private domains, domains without workers, or cells promise.
+#![cfg(not(quietus_loom))]
 
 mod cells;
 mod flavour;

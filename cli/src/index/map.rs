@@ -81,8 +81,11 @@ impl<'v, R: Reclaimer> Map<'v, R> {
         // Acquire: with the Release that put the first node in, in `update` or `seek`.
         let mut here = self.buckets[self.bucket_of(key)].load(Ordering::Acquire);
         for _ in 0..LONGEST_CHAIN {
-            // SAFETY: a link leads to a node that is not freed before this section ends: it is retired only after it
-            // was taken out of its chain, and this section reached it through the chain.
+            // SAFETY: the node is not freed before this section ends, because it stood in its chain at some time since the
+            // section began, and is retired only once it has been taken out. The first stood there when the bucket was
+            // read; the next did when `next` was read, if that is unmarked, for then this node still stands there. If it is
+            // marked, it does not change any more and leads to what takes this node's place in the chain: a node taken out
+            // leads only to what is taken out later.
             let Some(node) = (unsafe { unmarked(here).as_ref() }) else { return Ok(None) };
             // Acquire: with the Release that put the next node in.
             let next = node.next.load(Ordering::Acquire);
@@ -107,8 +110,8 @@ impl<'v, R: Reclaimer> Map<'v, R> {
         match NonNull::new(list) {
             None => Ok(None),
             Some(list) if list.as_ptr() == dead() => Ok(None),
-            // SAFETY: the caller read it from a node inside its section, so it was published and is not freed before
-            // the section ends.
+            // SAFETY: 1. The caller read it from a node, so it was published. 2. Inside its section, so it is not freed
+            // before that ends; or with the map to itself.
             Some(list) => unsafe { List::open(list, word, self.vocabulary.files()) }.map(Some),
         }
     }
@@ -128,15 +131,17 @@ impl<'v, R: Reclaimer> Map<'v, R> {
                 let next = node.next.load(Ordering::Acquire);
                 node.check()?;
                 if is_marked(next) {
-                    // Release: with the Acquire of whoever follows this link; hands on the node behind. Fails if the
-                    // link's own node has been marked meanwhile, or something stands in between. Relaxed on failure:
-                    // the value is not used.
-                    let taken = link.compare_exchange(here, unmarked(next), Ordering::AcqRel, Ordering::Relaxed);
+                    // Release: with the Acquire of whoever follows this link; hands on the node behind, and the burial
+                    // of this one. No Acquire: what stood in the link was read with it above. Fails if the link's own
+                    // node has been marked meanwhile, or something stands in between. Relaxed on failure: the value is
+                    // not used.
+                    let taken = link.compare_exchange(here, unmarked(next), Ordering::Release, Ordering::Relaxed);
                     if taken.is_err() {
                         continue 'again;
                     }
-                    // SAFETY: this exchange took the node out, and only one can: a marked node's link does not change,
-                    // and nothing puts a node back. Later sections cannot reach it.
+                    // SAFETY: 1. It is the map's, and this exchange took it out; only one can: a marked node's link does
+                    // not change, and nothing puts a node back. 2. What leads to it now was taken out before it, so only
+                    // sections open already reach it.
                     work.retire_node(|| unsafe { self.reclaimer.retire_node(section, NonNull::from(node)) });
                     here = unmarked(next);
                     continue;
@@ -153,7 +158,7 @@ impl<'v, R: Reclaimer> Map<'v, R> {
     /// A list in memory of the reclaimer's, not yet published.
     pub(super) fn new_list(&self, draft: &Draft<'_>, word: u32, generation: u32) -> NonNull<Header> {
         let memory = self.reclaimer.alloc_list(layout(draft.len()));
-        // SAFETY: 1. just allocated with that layout. 2. Fresh memory overlaps nothing.
+        // SAFETY: 1. Just allocated with that layout. 2. Fresh memory overlaps nothing.
         unsafe { draft.write(memory, word, generation) }
     }
 
@@ -185,13 +190,14 @@ impl<R: Reclaimer> Drop for Map<'_, R> {
             // SAFETY: as in `nodes`; it is freed only below.
             let list = unsafe { node.as_ref() }.list.load(Ordering::Relaxed);
             if let Some(list) = NonNull::new(list).filter(|list| list.as_ptr() != dead()) {
-                // SAFETY: a list that hangs on a node is whole, and this is the only use of it left.
+                // SAFETY: a list that hangs on a node is whole and can be read. 1. It has not been retired, and its length
+                // is what it was allocated by. 2. This is the only use of it left.
                 unsafe {
                     let len = list.as_ref().len as usize;
                     self.reclaimer.free_list(list.cast(), layout(len));
                 }
             }
-            // SAFETY: a node that stands in its chain has not been retired, and nobody else uses it.
+            // SAFETY: 1. A node that stands in its chain has not been retired. 2. Nobody else uses it.
             unsafe { self.reclaimer.free_node(node) };
         }
     }

@@ -60,8 +60,8 @@ impl Node {
         // Acquire: with the Release of the writer that put the next node in; its marker hands it on.
         let mut next = self.next.load(Ordering::Acquire);
         while !is_marked(next) {
-            // Release: with the Acquire in `Map::seek`, so whoever sees the mark also sees the list dead.
-            // Acquire on failure: as the load above.
+            // Release: with the Acquire in `Map::seek`, so whoever sees the mark also sees the list dead. Acquire, whether
+            // it succeeds or fails: as the load above, of which this may be a later one.
             match self.next.compare_exchange_weak(next, marked(next), Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return true,
                 Err(now) => next = now,

@@ -104,10 +104,11 @@ impl<'g> List<'g> {
     /// Looks at a list and checks its header: the word, and that there can be as many entries as it says.
     ///
     /// # Safety
-    /// `list` was written by [`Draft::write`] and is not freed during `'g`. (If it is freed all the same, which is what
-    /// the checks are for, it must still be mapped memory.)
+    /// 1. `list` was written by [`Draft::write`].
+    /// 2. It is not freed during `'g`. (If it is freed all the same, which is what the checks are for, it must still be
+    ///    mapped memory.)
     pub(crate) unsafe fn open(list: NonNull<Header>, word: u32, files: u32) -> Result<List<'g>, Fault> {
-        // SAFETY: the caller's.
+        // SAFETY: written by (1), and whole by (2).
         let header = unsafe { list.read() };
         if header.word != word {
             return Err(Fault::Word { asked: word, found: header.word });
@@ -115,7 +116,7 @@ impl<'g> List<'g> {
         if header.len == 0 || header.len > files {
             return Err(Fault::Length { word, len: header.len });
         }
-        // SAFETY: the caller's; `len` entries stand behind the header.
+        // SAFETY: by (1) `len` entries stand behind the header; (2), and nobody changes a list.
         let entries = unsafe { slice::from_raw_parts(list.add(1).cast::<u32>().as_ptr(), header.len as usize) };
         Ok(List { header, entries })
     }
@@ -176,7 +177,7 @@ mod tests {
     fn written(draft: Draft<'_>, word: u32, generation: u32) -> (Vec<u64>, NonNull<Header>) {
         let mut memory = vec![0_u64; layout(draft.len()).size().div_ceil(8)];
         let start = NonNull::new(memory.as_mut_ptr()).expect("a vector's memory").cast();
-        // SAFETY: the vector is as large as the layout says and apart from the draft.
+        // SAFETY: 1. The vector is as large as the layout says, and this function's. 2. It is apart from the draft.
         let header = unsafe { draft.write(start, word, generation) };
         (memory, header)
     }
@@ -186,7 +187,7 @@ mod tests {
         for len in [1, 3, 4, 5, 100] {
             let entries: Vec<u32> = (0..len).map(|n| n * 3).collect();
             let (_memory, header) = written(Draft::of(&entries), 7, 9);
-            // SAFETY: just written, and the memory is held.
+            // SAFETY: 1. Just written. 2. The memory is held.
             let list = unsafe { List::open(header, 7, 1000) }.expect("a good header");
             assert_eq!((list.entries(), list.generation()), (entries.as_slice(), 9));
             assert_eq!(list.check(), Ok(()));
@@ -200,7 +201,8 @@ mod tests {
         for at in 0..layout(entries.len()).size() {
             let (place, bit) = (at / 8, 1_u64 << (at % 8 * 8));
             memory[place] ^= bit;
-            // SAFETY: the memory is held; 9 files at most, so a wrong length is refused or lies inside it.
+            // SAFETY: 1. Written but for one bit; 9 files at most, so a wrong length is refused or lies inside the memory.
+            // 2. The memory is held.
             let seen = unsafe { List::open(header, 3, 9) }.and_then(|list| list.check());
             assert!(seen.is_err(), "byte {at} changed and nobody saw");
             memory[place] ^= bit;
@@ -211,7 +213,7 @@ mod tests {
     fn poison_is_seen() {
         let (mut memory, header) = written(Draft::of(&[1, 2, 3]), 3, 1);
         memory.fill(0xa5a5_a5a5_a5a5_a5a5);
-        // SAFETY: the memory is held.
+        // SAFETY: 1. Overwritten, but still numbers; the wrong word is refused. 2. The memory is held.
         let seen = unsafe { List::open(header, 3, 9) }.map(|list| list.check());
         assert_eq!(seen.err(), Some(Fault::Word { asked: 3, found: 0xa5a5_a5a5 }));
     }
@@ -221,7 +223,7 @@ mod tests {
         let old = [2, 4, 6];
         let made = |draft: Draft<'_>| {
             let (_memory, header) = written(draft, 0, 0);
-            // SAFETY: just written, and the memory is held.
+            // SAFETY: 1. Just written. 2. The memory is held.
             let list = unsafe { List::open(header, 0, 10) }.expect("a good header");
             assert_eq!(list.check(), Ok(()));
             list.entries().to_vec()

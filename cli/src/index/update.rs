@@ -29,7 +29,7 @@ impl<R: Reclaimer> Map<'_, R> {
                 // Release that took out an earlier node of this word, so that its burial is seen below. Relaxed on
                 // failure: the value is not used.
                 if link.compare_exchange(next, born.as_ptr(), Ordering::AcqRel, Ordering::Relaxed).is_err() {
-                    // SAFETY: the exchange failed, so nobody else has seen the node.
+                    // SAFETY: 1. Just made. 2. The exchange failed, so nobody else has seen the node.
                     unsafe { self.reclaimer.free_node(born) };
                 }
                 continue;
@@ -74,10 +74,12 @@ impl<R: Reclaimer> Map<'_, R> {
                 continue;
             }
             // Release: with the Acquire in `put`, by way of the exchanges below and in `seek`. Before the node dies, so
-            // that nobody finds it dead and not buried; too early does no harm, a generation may be left out.
-            self.buried[word as usize].fetch_max(list.generation(), Ordering::AcqRel);
-            // Release: with the Acquire loads of `list`; hands on the burial. Relaxed on failure: not used.
-            if node.list.compare_exchange(old, dead(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            // that nobody finds it dead and not buried; too early does no harm, a generation may be left out. No Acquire:
+            // what was buried before is not looked at.
+            self.buried[word as usize].fetch_max(list.generation(), Ordering::Release);
+            // Release: with the Acquire loads of `list`; hands on the burial. No Acquire: `old` was loaded with it above, and
+            // cannot have come back since. Relaxed on failure: not used.
+            if node.list.compare_exchange(old, dead(), Ordering::Release, Ordering::Relaxed).is_ok() {
                 node.mark();
                 // Takes the node out, unless somebody else has.
                 self.seek(&section, key, work)?;
@@ -90,10 +92,11 @@ impl<R: Reclaimer> Map<'_, R> {
     /// Publishes the draft in place of `old`; false if somebody else has replaced that.
     fn publish(&self, node: &Node, old: *mut Header, draft: &Draft<'_>, word: u32, generation: u32) -> bool {
         let new = self.new_list(draft, word, generation);
-        // Release: with the Acquire loads of `list`; hands on what the new list holds. Relaxed on failure: not used.
-        let done = node.list.compare_exchange(old, new.as_ptr(), Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        // Release: with the Acquire loads of `list`; hands on what the new list holds. No Acquire: `old` was loaded with it by
+        // the caller, and cannot have come back since. Relaxed on failure: not used.
+        let done = node.list.compare_exchange(old, new.as_ptr(), Ordering::Release, Ordering::Relaxed).is_ok();
         if !done {
-            // SAFETY: the exchange failed, so nobody else has seen the list.
+            // SAFETY: 1. Just allocated with this layout. 2. The exchange failed, so nobody else has seen the list.
             unsafe { self.reclaimer.free_list(new.cast(), layout(draft.len())) };
         }
         done
@@ -105,8 +108,9 @@ impl<R: Reclaimer> Map<'_, R> {
         work.count_update();
         let Some(old) = NonNull::new(old) else { return };
         let layout = layout(len);
-        // SAFETY: an exchange of this section took the list off its node, and only one exchange can; later sections cannot
-        // reach it. Its length is what it was read from, so the layout is the one it was allocated with.
+        // SAFETY: 1. An exchange of this section took the list off its node, and only one exchange can; its length is what was
+        // read from it, so the layout is the one it was allocated with. 2. No other node has it, so later sections cannot
+        // reach it.
         work.retire_list(layout.size(), || unsafe { self.reclaimer.retire_list(section, old.cast(), layout) });
     }
 }

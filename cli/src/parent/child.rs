@@ -1,8 +1,9 @@
 //! One run: this program again with a hidden command, its spec on standard input, its outcome on standard output.
 //!
-//! A process that dies, says nothing, or does not end has broken something: that is an outcome too.
+//! A process that dies, says nothing, or does not end has broken something: that is an outcome too. On Linux none outlives
+//! the program that started it.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,13 +44,36 @@ fn deadline(seconds: f64) -> Instant {
     Instant::now() + Duration::from_secs_f64(seconds * 4.0 + 60.0)
 }
 
-fn start(allocator: Allocator) -> std::io::Result<Child> {
-    Command::new(std::env::current_exe()?)
-        .arg(HIDDEN_RUN)
-        .env(alloc::VARIABLE, allocator.name())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
+fn start(allocator: Allocator) -> io::Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(HIDDEN_RUN).env(alloc::VARIABLE, allocator.name()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    #[cfg(target_os = "linux")]
+    end_with_this_process(&mut command);
+    command.spawn()
+}
+
+/// Whatever ends this process, even SIGKILL, ends the child: a run that nobody waits for would only keep the machine busy.
+///
+/// The signal comes when the thread ends that started the child: `main`'s, which waits for it.
+#[cfg(target_os = "linux")]
+fn end_with_this_process(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+
+    let parent = std::process::id();
+    let follow = move || {
+        // SAFETY: sets an attribute of the calling process; no memory is involved.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // It may have ended before that: then this process has another parent, and no signal will come.
+        // SAFETY: no preconditions.
+        if unsafe { libc::getppid() } as u32 != parent {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes two system calls and reads `errno`; it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(follow) };
 }
 
 /// The exit status, or none if the child had to be killed.

@@ -101,3 +101,21 @@ impl Plan {
         summary.add(outcome, verify);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, TIME};
+    use clap::Parser;
+
+    #[test]
+    fn the_help_says_how_long_it_takes() {
+        let cli = Cli::try_parse_from(["quietus"]).expect("allowed");
+        let plan = Plan::of(&cli.index, vec!["one".into()]);
+        assert!((75.0..85.0).contains(&plan.seconds()) && TIME.contains("about 80 s"), "{}", plan.seconds());
+        let (least, most) = VERIFY_SECONDS;
+        for said in [format!("{ROUNDS} rounds"), format!("{least} to {most} s"), format!("{AROUND} s or so")] {
+            assert!(TIME.contains(&said), "{said}");
+        }
+    }
+}

@@ -1,6 +1,9 @@
-//! The figures as a table for people: a row per reclaimer, and below it what the columns leave out.
+//! The figures as a table for people: a row per reclaimer, or on a narrow terminal a block, and below it what the
+//! columns leave out.
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+
+use quietus::kvfree;
 
 use super::summary::Summary;
 use crate::reclaimer::Kind;
@@ -18,10 +21,34 @@ const HEAD: [&str; 10] = [
     "verified",
 ];
 
-/// The table and its notes.
-pub(super) fn draw(summaries: &[Summary]) -> String {
+/// A terminal with fewer columns than this gets no table: the lines would break.
+const NARROW: u16 = 120;
+
+/// The columns of the terminal that is written to, standard error's if `aside`; none if it is not one.
+pub(super) fn width(aside: bool) -> Option<u16> {
     let mut table = Table::new();
-    // As wide as it needs to be: a terminal too narrow breaks lines better than a table breaks words.
+    if aside {
+        table.use_stderr();
+    }
+    // A terminal that does not know its size says 0.
+    table.width().filter(|&columns| columns > 0)
+}
+
+/// The table and its notes, for a terminal of so many columns.
+pub(super) fn draw(summaries: &[Summary], width: Option<u16>) -> String {
+    let figures = if width.is_some_and(|columns| columns < NARROW) { stacked(summaries) } else { table(summaries) };
+    format!("{figures}\n{}", notes(summaries))
+}
+
+/// A block per reclaimer, a line per column.
+fn stacked(summaries: &[Summary]) -> String {
+    let line = |(head, value): (&str, String)| format!("{}: {value}\n", head.replace('\n', " "));
+    summaries.iter().map(|summary| HEAD.into_iter().zip(row(summary)).map(line).collect::<String>() + "\n").collect()
+}
+
+fn table(summaries: &[Summary]) -> String {
+    let mut table = Table::new();
+    // As wide as it needs to be, also in a file.
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(HEAD.map(Cell::new));
     for summary in summaries {
@@ -30,7 +57,7 @@ pub(super) fn draw(summaries: &[Summary]) -> String {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    format!("{table}\n{}", notes(summaries))
+    table.to_string()
 }
 
 fn row(summary: &Summary) -> [String; 10] {
@@ -59,8 +86,14 @@ fn row(summary: &Summary) -> [String; 10] {
 fn notes(summaries: &[Summary]) -> String {
     let mut notes = "Medians of the rounds; ± is half their range. One retire in 1,024 is timed, \
                      with the end of its section, less what reading the clock takes.\n\
-                     Peak RSS is that of the run's own process, from its start on the finished index."
+                     Peak RSS is that of the run's own process, from its start on the finished index.\n\
+                     Readers and writers share the machine's cores, so queries and updates trade against each other"
         .to_owned();
+    if summaries.iter().any(|summary| summary.kind == Kind::Quietus) {
+        let budget = kvfree::Config::default().budget >> 20;
+        notes += &format!("; quietus' budget is a target: {budget} MiB unreclaimed before retirers help");
+    }
+    notes += ".";
     if summaries.iter().any(|summary| summary.kind == Kind::Crossbeam) {
         notes += "\n* crossbeam keeps no count: peak RSS less what was resident with the finished index before the first update.";
     }
@@ -109,9 +142,27 @@ mod tests {
     #[test]
     fn a_row_for_each_and_a_note_for_the_peer() {
         let summaries = Kind::ALL.map(Summary::new);
-        let drawn = draw(&summaries);
+        let drawn = draw(&summaries, None);
         for name in ["quietus", "crossbeam", "leak", "* crossbeam keeps no count"] {
             assert!(drawn.contains(name), "{drawn}");
         }
+        assert!(drawn.contains("target: 4 MiB unreclaimed"), "{drawn}");
+        assert_eq!(draw(&summaries, Some(NARROW)), drawn);
+    }
+
+    #[test]
+    fn a_narrow_terminal_gets_a_block_for_each() {
+        let summaries = Kind::ALL.map(Summary::new);
+        let drawn = draw(&summaries, Some(NARROW - 1));
+        let (blocks, notes) = drawn.rsplit_once("\n\n").expect("an empty line before the notes");
+        let blocks: Vec<&str> = blocks.split("\n\n").collect();
+        assert_eq!(blocks.len(), 3, "{drawn}");
+        for (block, kind) in blocks.iter().zip(Kind::ALL) {
+            assert!(block.starts_with(&format!("reclaimer: {}\nqueries/s: 0 ±0 %\n", kind.name())), "{block}");
+            assert!(block.contains("\nretire ns p50 / p99 / p99.9: 0 / 0 / 0\n"), "{block}");
+            assert_eq!(block.lines().count(), HEAD.len());
+            assert!(block.lines().all(|line| line.contains(": ") && line.chars().count() < 60), "{block}");
+        }
+        assert!(notes.starts_with("Medians"), "{notes}");
     }
 }

@@ -20,7 +20,8 @@ pub(crate) struct Crossbeam {
     freed: Option<&'static AtomicU64>,
 }
 
-// SAFETY: crossbeam runs a deferred closure only after every guard that was alive when it was deferred is gone.
+// SAFETY: 1. crossbeam runs a deferred closure only after every guard that was alive when it was deferred is gone. 2. It is
+// the global allocator's.
 unsafe impl Reclaimer for Crossbeam {
     type Guard<'r> = Guard;
 
@@ -34,20 +35,17 @@ unsafe impl Reclaimer for Crossbeam {
     }
 
     fn new_node(&self, node: Node) -> NonNull<Node> {
-        let place = memory::allocate(Layout::new::<Node>()).cast();
-        // SAFETY: fresh memory of a node's layout.
-        unsafe { place.write(node) };
-        place
+        memory::new_node(node)
     }
 
     unsafe fn free_node(&self, node: NonNull<Node>) {
-        // SAFETY: the caller's; `new_node` used this layout.
-        unsafe { memory::free(node.cast(), Layout::new::<Node>()) };
+        // SAFETY: (1), (2).
+        unsafe { memory::free_node(node) };
     }
 
     unsafe fn retire_node(&self, section: &Guard, node: NonNull<Node>) {
-        // SAFETY: the caller's; a node is retired like any memory, it has nothing to drop.
-        unsafe { self.defer(section, node.cast(), Layout::new::<Node>()) };
+        // SAFETY: 1. (1); `new_node` allocates with this layout. 2. (2). 3. A node's. Like any memory: nothing is dropped.
+        unsafe { self.defer(section, node.cast(), memory::NODE) };
     }
 
     fn alloc_list(&self, layout: Layout) -> NonNull<u8> {
@@ -55,13 +53,14 @@ unsafe impl Reclaimer for Crossbeam {
     }
 
     unsafe fn free_list(&self, list: NonNull<u8>, layout: Layout) {
-        // SAFETY: the caller's.
+        // SAFETY: (1), (2).
         unsafe { memory::free(list, layout) };
     }
 
     #[inline]
     unsafe fn retire_list(&self, section: Guard, list: NonNull<u8>, layout: Layout) {
-        // SAFETY: the caller's. The section, by which crossbeam knows the thread, ends after it.
+        // The section, by which crossbeam knows the thread, ends after it.
+        // SAFETY: 1. (1). 2. (2). 3. A list's.
         unsafe { self.defer(&section, list, layout) };
     }
 
@@ -89,27 +88,33 @@ unsafe impl Reclaimer for Crossbeam {
     }
 
     fn account(&self, retired: Retired) -> Account {
+        // Relaxed: `barrier` has ordered the closures before this.
         let left = self.freed.map_or(0, |freed| retired.objects - freed.load(Ordering::Relaxed));
         Account { left, peak_bytes: None }
     }
 }
 
 impl Crossbeam {
+    /// Has the collector free it.
+    ///
     /// # Safety
-    /// `memory` was allocated with this layout, is retired once, and sections that open later cannot reach it.
+    /// 1. `memory` is from `memory::allocate` with this layout, and neither freed nor retired yet.
+    /// 2. Sections that open later cannot reach it.
+    /// 3. The layout is that of a node or a list.
     #[inline]
     unsafe fn defer(&self, section: &Guard, memory: NonNull<u8>, layout: Layout) {
         if let Some(freed) = self.freed {
-            // SAFETY: when it runs, no section can see the memory; it was retired once and is freed here. The pointer
-            // may go to another thread: nobody else will use it.
+            // SAFETY: when it runs, no section sees the memory any more (2), so for `poison_and_free`: 1. (1), and this is
+            // the only free. 2. (3). The closure may run on another thread and later: all it holds may go there and stays.
             unsafe {
                 section.defer_unchecked(move || {
                     memory::poison_and_free(memory, layout);
+                    // Relaxed: a count; read after the barrier.
                     freed.fetch_add(1, Ordering::Relaxed);
                 });
             }
         } else {
-            // SAFETY: as above.
+            // SAFETY: as above; for `free` (1) and (2) are enough.
             unsafe { section.defer_unchecked(move || memory::free(memory, layout)) };
         }
     }

@@ -10,7 +10,7 @@ use crate::index::node::Node;
 /// Frees nothing that was published.
 pub(crate) struct Leak;
 
-// SAFETY: what is retired is never freed.
+// SAFETY: 1. What is retired is never freed. 2. It is the global allocator's.
 unsafe impl Reclaimer for Leak {
     type Guard<'r> = ();
 
@@ -23,15 +23,12 @@ unsafe impl Reclaimer for Leak {
     fn pin(&self) {}
 
     fn new_node(&self, node: Node) -> NonNull<Node> {
-        let place = memory::allocate(Layout::new::<Node>()).cast();
-        // SAFETY: fresh memory of a node's layout.
-        unsafe { place.write(node) };
-        place
+        memory::new_node(node)
     }
 
     unsafe fn free_node(&self, node: NonNull<Node>) {
-        // SAFETY: the caller's; `new_node` used this layout.
-        unsafe { memory::free(node.cast(), Layout::new::<Node>()) };
+        // SAFETY: (1), (2).
+        unsafe { memory::free_node(node) };
     }
 
     unsafe fn retire_node(&self, (): &(), _: NonNull<Node>) {}
@@ -41,7 +38,7 @@ unsafe impl Reclaimer for Leak {
     }
 
     unsafe fn free_list(&self, list: NonNull<u8>, layout: Layout) {
-        // SAFETY: the caller's.
+        // SAFETY: (1), (2).
         unsafe { memory::free(list, layout) };
     }
 

@@ -1,11 +1,11 @@
 //! What the reclaimers have in common: memory for nodes and lists, sections, retiring, and an account of what is left.
 //!
-//! One file per reclaimer. The index is generic over [`Reclaimer`]; each run of it is a process with one of them.
+//! One file per reclaimer, and `memory` for those that have none of their own. The index is generic over [`Reclaimer`]; each run of it is a process with one of them.
 
+pub(crate) mod quietus;
 pub(crate) mod crossbeam;
 pub(crate) mod leak;
 pub(crate) mod memory;
-pub(crate) mod quietus;
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
@@ -50,7 +50,8 @@ pub(crate) struct Setup {
 /// Memory that other threads may still be reading when it is given back.
 ///
 /// # Safety
-/// What is retired inside a section is not freed before every section that was open then has ended.
+/// 1. What is retired is not freed before every section that was open then has ended.
+/// 2. `new_node` and `alloc_list` give memory of the layout asked for that nobody else uses until it is freed.
 pub(crate) unsafe trait Reclaimer: Send + Sync + Sized {
     /// A read-side section.
     type Guard<'r>
@@ -72,29 +73,33 @@ pub(crate) unsafe trait Reclaimer: Send + Sync + Sized {
     /// Frees a node at once.
     ///
     /// # Safety
-    /// From `new_node` of this reclaimer, and nobody else knows or uses it.
+    /// 1. From `new_node` of this reclaimer, and neither freed nor retired yet.
+    /// 2. Nobody else knows or uses it.
     unsafe fn free_node(&self, node: NonNull<Node>);
 
     /// Frees a node once every section open now has ended.
     ///
     /// # Safety
-    /// From `new_node` of this reclaimer, retired once, and sections that open later cannot reach it.
+    /// 1. From `new_node` of this reclaimer, and neither freed nor retired yet.
+    /// 2. Sections that open later cannot reach it.
     unsafe fn retire_node(&self, section: &Self::Guard<'_>, node: NonNull<Node>);
 
-    /// Memory for a list.
+    /// Memory for a list, whose layout is that of [`posting::layout`](crate::index::posting::layout).
     fn alloc_list(&self, layout: Layout) -> NonNull<u8>;
 
     /// Frees a list at once.
     ///
     /// # Safety
-    /// From `alloc_list` of this reclaimer with this layout, and nobody else knows or uses it.
+    /// 1. From `alloc_list` of this reclaimer with this layout, and neither freed nor retired yet.
+    /// 2. Nobody else knows or uses it.
     unsafe fn free_list(&self, list: NonNull<u8>, layout: Layout);
 
     /// Ends the section, which an update has no more use for, and frees a list once every section open now has ended; each
     /// reclaimer in the order that suits it.
     ///
     /// # Safety
-    /// From `alloc_list` of this reclaimer with this layout, retired once, and sections that open later cannot reach it.
+    /// 1. From `alloc_list` of this reclaimer with this layout, and neither freed nor retired yet.
+    /// 2. Sections that open later cannot reach it.
     unsafe fn retire_list(&self, section: Self::Guard<'_>, list: NonNull<u8>, layout: Layout);
 
     /// Waits for one grace period; false if there are none.

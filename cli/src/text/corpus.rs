@@ -46,7 +46,7 @@ impl Corpus {
             for path in paths {
                 if !path.exists() {
                     return Err(format!(
-                        "no such file or directory: '{}'; allowed: paths of readable files and directories, or a command (index, env)",
+                        "no such file or directory, and no command (index, env): '{}'",
                         path.display()
                     ));
                 }
@@ -59,9 +59,13 @@ impl Corpus {
         corpus.found = candidates.len();
         corpus.take(candidates, max_files);
         if corpus.files.is_empty() {
-            let why =
-                if corpus.found == 0 { "no file found" } else { "no file of readable UTF-8 text with words in it" };
-            return Err(format!("{why} under {}; allowed: paths that hold text", corpus.origin));
+            return Err(match corpus.found {
+                0 if paths.is_empty() => {
+                    "no .rs files in Cargo's registry or below the current directory; name a PATH".into()
+                }
+                0 => format!("no file found under {}", corpus.origin),
+                _ => format!("no file of readable UTF-8 text with words in it under {}", corpus.origin),
+            });
         }
         Ok(corpus)
     }
