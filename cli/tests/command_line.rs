@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
@@ -116,6 +116,8 @@ fn json_on_standard_output_moves_the_table() {
 #[cfg(target_os = "linux")]
 #[test]
 fn what_cannot_be_written_is_said() {
+    use std::process::Stdio;
+
     let full = || Stdio::from(fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it"));
     let scratch = Scratch::new("full");
     let json = scratch.path("out.json");
@@ -189,6 +191,7 @@ fn state(process: u32) -> Option<(u32, bool)> {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_run_ends_with_the_program_that_started_it() {
+    use std::process::Stdio;
     use std::time::{Duration, Instant};
 
     let scratch = Scratch::new("orphan");

@@ -21,7 +21,7 @@ const HEAD: [&str; 10] = [
     "verified",
 ];
 
-/// A terminal with fewer columns than this gets no table: the lines would break.
+/// A terminal with fewer columns than this gets no table, nor one with fewer than the table has: the lines would break.
 const NARROW: u16 = 120;
 
 /// The columns of the terminal that is written to, standard error's if `aside`; none if it is not one.
@@ -36,14 +36,21 @@ pub(super) fn width(aside: bool) -> Option<u16> {
 
 /// The table and its notes, for a terminal of so many columns.
 pub(super) fn draw(summaries: &[Summary], width: Option<u16>) -> String {
-    let figures = if width.is_some_and(|columns| columns < NARROW) { stacked(summaries) } else { table(summaries) };
+    let table = table(summaries);
+    let widest = table.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+    let narrow = width.is_some_and(|columns| columns < NARROW || usize::from(columns) < widest);
+    let figures = if narrow { stacked(summaries) } else { table };
     format!("{figures}\n{}", notes(summaries))
 }
 
 /// A block per reclaimer, a line per column.
 fn stacked(summaries: &[Summary]) -> String {
     let line = |(head, value): (&str, String)| format!("{}: {value}\n", head.replace('\n', " "));
-    summaries.iter().map(|summary| HEAD.into_iter().zip(row(summary)).map(line).collect::<String>() + "\n").collect()
+    summaries
+        .iter()
+        .map(|summary| HEAD.into_iter().zip(row(summary)).map(line).collect())
+        .collect::<Vec<String>>()
+        .join("\n")
 }
 
 fn table(summaries: &[Summary]) -> String {
@@ -147,7 +154,9 @@ mod tests {
             assert!(drawn.contains(name), "{drawn}");
         }
         assert!(drawn.contains("target: 4 MiB unreclaimed"), "{drawn}");
-        assert_eq!(draw(&summaries, Some(NARROW)), drawn);
+        let widest = drawn.lines().next().expect("a line").chars().count() as u16;
+        assert_eq!(draw(&summaries, Some(widest.max(NARROW))), drawn);
+        assert!(draw(&summaries, Some(widest - 1)).starts_with("reclaimer: quietus\n"), "{drawn}");
     }
 
     #[test]

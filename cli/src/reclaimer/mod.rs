@@ -1,6 +1,7 @@
 //! What the reclaimers have in common: memory for nodes and lists, sections, retiring, and an account of what is left.
 //!
-//! One file per reclaimer, and `memory` for those that have none of their own. The index is generic over [`Reclaimer`]; each run of it is a process with one of them.
+//! One file per reclaimer, and `memory` for those that have none of their own. The index is generic over
+//! [`Reclaimer`]; each run of it is a process with one of them.
 
 pub(crate) mod quietus;
 pub(crate) mod crossbeam;
