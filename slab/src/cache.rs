@@ -18,9 +18,9 @@ use crate::node::Node;
 use crate::orphan;
 use crate::page::{self, BlockNo, SLOTS};
 use crate::percpu::{self, Word, pack, unpack};
-use crate::segment::{Pool, SLAB_BYTES, slab_of};
-use crate::source::{self, PageSource};
-use crate::stats::{CacheStats, Counters};
+use crate::segment::{Pool, slab_of};
+use crate::source::PageSource;
+use crate::stats::Counters;
 use std::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
@@ -49,7 +49,7 @@ pub(crate) struct Core {
     dead: AtomicBool,
     lives: AtomicU32,
     pool: AtomicPtr<Pool>,
-    nodes: Box<[Node]>,
+    pub(crate) nodes: Box<[Node]>,
     pub(crate) counters: Counters,
 }
 
@@ -69,26 +69,8 @@ struct Registry {
     unused: Vec<&'static Core>,
 }
 static REGISTRY: Lock<Registry> = Lock::new(Registry { cores: Vec::new(), unused: Vec::new() });
-static DEFAULT_POOL: Pool = Pool::new(&source::DEFAULT);
-static POOLS: Lock<Vec<&'static Pool>> = Lock::new(Vec::new());
-
 /// Bytes that freed objects of poisoned caches are filled with.
 pub const POISON: u8 = 0x6b;
-
-/// The pool of segments of the default source.
-pub(crate) fn default_pool() -> &'static Pool {
-    &DEFAULT_POOL
-}
-
-fn pool_of(source: &'static dyn PageSource) -> &'static Pool {
-    let mut pools = POOLS.lock();
-    if let Some(pool) = pools.iter().find(|p| p.is_of(source)) {
-        return pool;
-    }
-    let pool = Box::leak(Box::new(Pool::new(source)));
-    pools.push(pool);
-    pool
-}
 
 impl Core {
     /// A cache from a recipe. Errors: too many caches or words.
@@ -120,7 +102,7 @@ impl Core {
         core.mixed.store(recipe.mixed, Relaxed);
         core.poison.store(recipe.poison, Relaxed);
         core.dead.store(false, Relaxed);
-        let pool = recipe.source.map_or(&DEFAULT_POOL, pool_of);
+        let pool = Pool::of(recipe.source);
         core.pool.store(std::ptr::from_ref(pool).cast_mut(), Relaxed);
         core.counters.reset();
         // Release: a lookup in the registry that sees a live core sees its fields.
@@ -508,40 +490,12 @@ impl Core {
         self.release_empty();
         self.drop_lives(1);
     }
-
-    /// Counts and sizes now. Takes each node's lock in turn; what the CPUs hold is a racy look.
-    pub(crate) fn stats(&self) -> CacheStats {
-        let word = self.word();
-        let (mut in_cpus, mut slabs, mut free, mut barn_blocks, mut in_barns) = (0, 0, 0, 0, 0);
-        for site in percpu::all_sites() {
-            let (main, spare) = unpack(word.load(site));
-            in_cpus += u64::from(main.block().len() + spare.block().len());
-        }
-        for node in &self.nodes {
-            let (s, f, b, o) = node.counts();
-            (slabs, free, barn_blocks, in_barns) = (slabs + s, free + f, barn_blocks + b, in_barns + o);
-        }
-        let per_slab = SLAB_BYTES as u32 / self.stride();
-        let objects = u64::from(slabs) * u64::from(per_slab);
-        CacheStats {
-            name: self.name(),
-            object_bytes: self.stride(),
-            block_capacity: self.block_capacity(),
-            slabs,
-            objects,
-            live: objects.saturating_sub(free + in_cpus + in_barns),
-            in_cpu_blocks: in_cpus,
-            barn_blocks,
-            in_barns,
-            free_in_slabs: free,
-            ..self.counters.read()
-        }
-    }
 }
 
-/// Statistics of every cache alive, size classes among them.
-pub fn all_stats() -> Vec<CacheStats> {
-    let cores: Vec<&'static Core> = REGISTRY.lock().cores.clone();
+/// Every cache alive, size classes among them.
+pub(crate) fn alive() -> Vec<&'static Core> {
+    let mut cores: Vec<&'static Core> = REGISTRY.lock().cores.clone();
     // Acquire: pairs with the store in `create`.
-    cores.into_iter().filter(|c| c.lives.load(Acquire) > 0).map(Core::stats).collect()
+    cores.retain(|c| c.lives.load(Acquire) > 0);
+    cores
 }

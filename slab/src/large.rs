@@ -4,7 +4,6 @@
 //! or two; the time is the page faults'.
 
 use crate::AllocError;
-use crate::cache::default_pool;
 use crate::segment::{Pool, SEGMENT, SLAB_BYTES};
 use crate::slab::Slab;
 use std::alloc::Layout;
@@ -22,7 +21,7 @@ pub(crate) fn alloc(layout: Layout) -> Result<NonNull<u8>, AllocError> {
     // begins behind all descriptors.
     let offset = layout.align().max(OFFSET);
     debug_assert!(offset >= OFFSET && (offset < SLAB_BYTES || offset >= crate::segment::HEADER));
-    let (object, slab) = default_pool().map_large(layout.size(), offset)?;
+    let (object, slab) = Pool::of(None).map_large(layout.size(), offset)?;
     slab.assign_large(layout.size());
     Ok(object)
 }

@@ -24,7 +24,7 @@
 // `cache`'s core by name, and `rseq` where `percpu` puts things):
 //
 // `os`, `cpu` (the machine) → `lock`, `stats` → `source` ([`PageSource`]) → `page` (blocks: pages of pointers) → `rseq`, `percpu` (a word
-// per CPU) → `slab`, `segment` (bitmaps; address → slab) → `node` (barn, partial slabs) → `dry`, `orphan`, `cache` (slow paths) → `large` → `front`
+// per CPU) → `slab`, `segment` (bitmaps; address → slab) → `node` (barn, partial slabs) → `dry`, `orphan`, `cache` (slow paths) → `report` → `large` → `front`
 // (fast paths) → `bulk` → `size_class`, `kmalloc`, `slab_box`, `typed` (the doors).
 mod os;
 mod cpu;
@@ -44,6 +44,7 @@ mod node;
 mod dry;
 mod orphan;
 mod cache;
+mod report;
 mod large;
 mod front;
 mod bulk;
@@ -53,11 +54,12 @@ mod slab_box;
 mod typed;
 
 pub use bulk::free_bulk;
-pub use cache::{POISON, all_stats};
+pub use cache::POISON;
 pub use cpu::{Topology, topology};
 pub use kmalloc::{alloc, alloc_bulk, free, set_poison, shrink, usable_size};
 pub use page::{PageStats, page_stats};
 pub use percpu::rseq_report;
+pub use report::all_stats;
 pub use segment::SLAB_BYTES;
 pub use slab_box::SlabBox;
 #[cfg(all(target_os = "linux", not(quietus_portable)))]

@@ -17,7 +17,7 @@ use crate::AllocError;
 use crate::lock::Lock;
 use crate::os;
 use crate::slab::{BITMAP_WORDS, Slab};
-use crate::source::PageSource;
+use crate::source::{self, PageSource};
 use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -103,8 +103,23 @@ fn layout(bytes: usize) -> Layout {
     Layout::from_size_align(bytes, SEGMENT).expect("segment layout")
 }
 
+static DEFAULT: Pool = Pool::new(&source::DEFAULT);
+static OTHERS: Lock<Vec<&'static Pool>> = Lock::new(Vec::new());
+
 impl Pool {
-    pub(crate) const fn new(source: &'static dyn PageSource) -> Self {
+    /// The pool of a source; of the default one, if none is named.
+    pub(crate) fn of(source: Option<&'static dyn PageSource>) -> &'static Pool {
+        let Some(source) = source else { return &DEFAULT };
+        let mut pools = OTHERS.lock();
+        if let Some(pool) = pools.iter().find(|p| p.is_of(source)) {
+            return pool;
+        }
+        let pool = Box::leak(Box::new(Pool::new(source)));
+        pools.push(pool);
+        pool
+    }
+
+    const fn new(source: &'static dyn PageSource) -> Self {
         Pool { source, state: Lock::new(PoolState { head: std::ptr::null_mut() }) }
     }
 

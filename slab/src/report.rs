@@ -1,0 +1,44 @@
+//! What caches have to say about themselves.
+//!
+//! Handed to by [`typed`](crate::typed) and users; reads [`cache`](crate::cache) and [`node`](crate::node).
+
+use crate::cache::{Core, alive};
+use crate::percpu::{self, unpack};
+use crate::segment::SLAB_BYTES;
+use crate::stats::CacheStats;
+
+impl Core {
+    /// Counts and sizes now. Takes each node's lock in turn; what the CPUs hold is a racy look.
+    pub(crate) fn stats(&self) -> CacheStats {
+        let word = self.word();
+        let (mut in_cpus, mut slabs, mut free, mut barn_blocks, mut in_barns) = (0, 0, 0, 0, 0);
+        for site in percpu::all_sites() {
+            let (main, spare) = unpack(word.load(site));
+            in_cpus += u64::from(main.block().len() + spare.block().len());
+        }
+        for node in &self.nodes {
+            let (s, f, b, o) = node.counts();
+            (slabs, free, barn_blocks, in_barns) = (slabs + s, free + f, barn_blocks + b, in_barns + o);
+        }
+        let per_slab = SLAB_BYTES as u32 / self.stride();
+        let objects = u64::from(slabs) * u64::from(per_slab);
+        CacheStats {
+            name: self.name(),
+            object_bytes: self.stride(),
+            block_capacity: self.block_capacity(),
+            slabs,
+            objects,
+            live: objects.saturating_sub(free + in_cpus + in_barns),
+            in_cpu_blocks: in_cpus,
+            barn_blocks,
+            in_barns,
+            free_in_slabs: free,
+            ..self.counters.read()
+        }
+    }
+}
+
+/// Statistics of every cache alive, size classes among them.
+pub fn all_stats() -> Vec<CacheStats> {
+    alive().into_iter().map(Core::stats).collect()
+}
