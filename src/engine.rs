@@ -211,8 +211,10 @@ impl Engine {
         // Before the fence: what is unlinked later is not covered by it (E).
         let n = self.sequence.begin(want);
         if !self.registry.only_mine(thread_number()) {
+            // Relaxed: a statistic.
             self.membarriers.fetch_add(1, Relaxed);
             if !membarrier::heavy() {
+                // Relaxed: a statistic.
                 self.refusals.fetch_add(1, Relaxed);
                 return false;
             }
@@ -240,6 +242,7 @@ impl Engine {
 
     fn complete(&self, running: &mut Running) {
         self.sequence.complete(running.fenced);
+        // Relaxed: a statistic.
         self.grace_periods.fetch_add(1, Relaxed);
         if let Some(started) = running.started {
             self.latency.record(started.elapsed());
@@ -254,6 +257,7 @@ impl Engine {
         Counts {
             grace_periods: self.grace_periods.load(Relaxed),
             membarriers: self.membarriers.load(Relaxed),
+            // Relaxed: a statistic.
             refusals: self.refusals.load(Relaxed),
             slots: self.registry.len(),
             p50: self.latency.quantile(0.50),

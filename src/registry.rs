@@ -106,6 +106,7 @@ impl Slot {
 
     /// Notes who the owner is, for reports.
     fn describe(&self, name: Option<Box<str>>) {
+        // Relaxed: a statistic.
         self.tid.store(os_thread_id(), Relaxed);
         *self.name.lock() = name;
     }
@@ -147,6 +148,7 @@ impl Registry {
     }
 
     fn claim_vacant(&self, thread: u64) -> Option<&Slot> {
+        // Relaxed: a hint that spares the walk.
         if self.vacant.load(Relaxed) == 0 {
             return None;
         }
@@ -176,6 +178,7 @@ impl Registry {
                 Err(now) => head = now,
             }
         }
+        // Relaxed: a statistic.
         self.slots.fetch_add(1, Relaxed);
         // SAFETY: slots are freed by Drop alone, which takes the registry by value.
         unsafe { &*slot }
@@ -212,6 +215,7 @@ impl Registry {
 
     /// How many slots there are, claimed or vacant.
     pub(crate) fn len(&self) -> u64 {
+        // Relaxed: a statistic.
         self.slots.load(Relaxed)
     }
 

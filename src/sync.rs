@@ -138,6 +138,7 @@ pub(crate) mod stat {
 
 fn next_number() -> u64 {
     static NEXT: stat::AtomicU64 = stat::AtomicU64::new(1);
+    // Relaxed: a number of one's own.
     NEXT.fetch_add(1, stat::Relaxed)
 }
 

@@ -133,6 +133,7 @@ impl<G: GracePeriods> Shared<G> {
     fn prepare(&self, b: BlockNo, item: Item, site: Site) {
         let block = b.block();
         block.reset(lane::capacity(item.lane, item.weight));
+        // Relaxed: a fresh block is ours; its commit publishes it (S).
         block.kind.store(lane::kind(item.lane) as u32, Relaxed);
         block.owner.store(site.index(), Relaxed);
         block.opened.store(self.passes.load(Relaxed), Relaxed);

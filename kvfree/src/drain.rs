@@ -23,6 +23,7 @@ impl<G: GracePeriods> Shared<G> {
                 |site| {
                     words.iter().any(|word| {
                         let (open, closed) = unpack(word.load(site));
+                        // Relaxed: a stale look at a block's age.
                         closed.is_some() || open.is_some() && open.block().opened.load(Relaxed) < before
                     })
                 },
@@ -37,6 +38,7 @@ impl<G: GracePeriods> Shared<G> {
                             chain = open;
                         }
                         if chain.is_some() {
+                            // Relaxed: detached, so ours (R).
                             chain.block().batch.store(chains.get(), Relaxed);
                             chains = chain;
                         }
@@ -50,6 +52,7 @@ impl<G: GracePeriods> Shared<G> {
         let mut some = false;
         while chains.is_some() {
             let chain = chains;
+            // Relaxed: detached, so ours (R).
             chains = BlockNo::from_raw(chain.block().batch.load(Relaxed));
             self.enqueue(&mut queue, chain, cookie);
             some = true;

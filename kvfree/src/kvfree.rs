@@ -204,6 +204,7 @@ impl<G: GracePeriods> Kvfree<G> {
             panics: c.panics.get(),
             worker_wakes: c.wakes.get(),
             reserve_blocks: s.reserve.blocks(),
+            // Relaxed: a statistic.
             from_supply: s.reserve.supply.load(Relaxed),
             from_neighbour: s.reserve.neighbour.load(Relaxed),
             from_fresh: s.reserve.fresh.load(Relaxed),

@@ -31,6 +31,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     pub(crate) fn of(b: BlockNo) -> Kind {
+        // Relaxed: the block is ours, or this is a statistic.
         match b.block().kind.load(Relaxed) {
             1 => Kind::Same,
             2 => Kind::Mixed,
@@ -111,6 +112,7 @@ impl Lanes {
             return Some(unsafe { Word::from_raw(n) });
         }
         let mut used = self.used.try_lock()?;
+        // Relaxed: stored under the lock that is held.
         let n = slot.load(Relaxed);
         if n != Word::NONE.get() {
             // SAFETY: stored from `Word::get`.

@@ -76,11 +76,13 @@ impl Queue {
     pub(crate) fn push(&mut self, first: BlockNo, cookie: Cookie) {
         self.last += 1;
         let head = first.block();
+        // Relaxed: queued blocks are the queue's, under its lock (S).
         head.cookie.store(cookie.0, Relaxed);
         head.opened.store(self.last, Relaxed);
         head.batch.store(BlockNo::NONE.get(), Relaxed);
         let fifo = if Kind::of(first) == Kind::Call { &mut self.calls } else { &mut self.plain };
         if fifo.tail.is_some() {
+            // Relaxed: queued blocks are the queue's, under its lock (S).
             fifo.tail.block().batch.store(first.get(), Relaxed);
         } else {
             fifo.head = first;
@@ -120,10 +122,12 @@ impl Queue {
             (None, None) => return None,
         };
         let first = fifo.head;
+        // Relaxed: queued blocks are the queue's, under its lock (S).
         fifo.head = BlockNo::from_raw(first.block().batch.load(Relaxed));
         if !fifo.head.is_some() {
             fifo.tail = BlockNo::NONE;
         }
+        // Relaxed: queued blocks are the queue's, under its lock (S).
         let number = first.block().opened.load(Relaxed);
         // Relaxed: read under the lock, or as 0.
         running.0[place].store(number, Relaxed);
@@ -140,9 +144,11 @@ impl Queue {
 
 impl Fifo {
     fn cookie(&self) -> Option<Cookie> {
+        // Relaxed: queued blocks are the queue's, under its lock (S).
         self.head.is_some().then(|| Cookie(self.head.block().cookie.load(Relaxed)))
     }
     fn number(&self) -> Option<u64> {
+        // Relaxed: queued blocks are the queue's, under its lock (S).
         self.head.is_some().then(|| self.head.block().opened.load(Relaxed))
     }
 }

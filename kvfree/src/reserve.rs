@@ -56,6 +56,7 @@ impl Reserve {
             return (Some(b), false);
         }
         if let Some(b) = raw::try_page() {
+            // Relaxed: a statistic.
             self.supply.fetch_add(1, Relaxed);
             return (Some(b), false);
         }
@@ -66,12 +67,14 @@ impl Reserve {
             return (Some(b), kick);
         }
         let b = raw::page();
+        // Relaxed: a statistic.
         self.fresh.fetch_add(u64::from(b.is_some()), Relaxed);
         (b, kick)
     }
 
     /// Takes an empty block back to the reserve of its owner; surplus goes to the page supply.
     pub(crate) fn put(&self, b: BlockNo) {
+        // Relaxed: the block is ours (N).
         let owner = b.block().owner.load(Relaxed) as usize;
         match self.shelves.get(owner) {
             Some(shelf) if shelf.put(b, self.depth) => {}
@@ -88,10 +91,12 @@ impl Reserve {
     fn refill_with(&self, mut mid: impl FnMut()) -> u32 {
         let mut added = 0;
         for shelf in &self.shelves {
+            // Relaxed: a hint; the flag's meaning is in the swap and the clearing.
             if !shelf.refilling.load(Relaxed) {
                 continue;
             }
             mid();
+            // Relaxed: a count of places, that orders nothing: the stack hands the blocks over (N).
             while shelf.count.load(Relaxed) < self.depth {
                 if let Some(b) = raw::try_page() {
                     if !shelf.put(b, self.depth) {
@@ -112,6 +117,7 @@ impl Reserve {
 
     /// Has a miss asked for a refill?
     pub(crate) fn wanted(&self) -> bool {
+        // Relaxed: a hint; the flag's meaning is in the swap and the clearing.
         self.depth > 0 && self.shelves.iter().any(|s| s.refilling.load(Relaxed))
     }
 
@@ -126,6 +132,7 @@ impl Reserve {
 
     /// Blocks held now.
     pub(crate) fn blocks(&self) -> u32 {
+        // Relaxed: a count of places, that orders nothing: the stack hands the blocks over (N).
         self.shelves.iter().map(|s| s.count.load(Relaxed)).sum()
     }
 }
@@ -133,11 +140,13 @@ impl Reserve {
 impl Shelf {
     fn take(&self) -> Option<BlockNo> {
         let b = self.blocks.pop()?;
+        // Relaxed: a count of places, that orders nothing: the stack hands the blocks over (N).
         self.count.fetch_sub(1, Relaxed);
         Some(b)
     }
     /// Adds a block unless `depth` are there: the place is taken first, so the reserve never holds more.
     fn put(&self, b: BlockNo, depth: u32) -> bool {
+        // Relaxed: a count of places, that orders nothing: the stack hands the blocks over (N).
         let room = self.count.fetch_update(Relaxed, Relaxed, |n| (n < depth).then_some(n + 1)).is_ok();
         if room {
             b.block().reset(0);

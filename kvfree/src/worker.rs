@@ -63,6 +63,7 @@ impl<G: GracePeriods> Shared<G> {
         let period = self.config.age / 2;
         if last.elapsed() >= period {
             // A block opened since the pass before is younger than a period; one that was there already is old.
+            // Relaxed: a clock; a late reader makes a block seem older.
             let now = self.passes.fetch_add(1, Relaxed) + 1;
             self.drain(now - 1);
             *last = Instant::now();

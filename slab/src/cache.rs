@@ -3,6 +3,8 @@
 //! Handed to by [`front`](crate::front) (a CPU's blocks ran empty or full), [`bulk`](crate::bulk) and [`typed`](crate::typed);
 //! hands to [`node`](crate::node).
 //!
+//! (Above 500 lines: the slow paths of one state machine, and their way back.)
+//!
 //! Cores live for ever and are used again: a stale pointer to one is never dangling. A core is counted by its handle and by
 //! each of its slabs; when the last of them goes, it is free for the next cache.
 //!
@@ -96,6 +98,7 @@ impl Core {
         };
         let cap = recipe.cap.unwrap_or((BLOCK_TARGET / recipe.stride).max(2)).min(SLOTS);
         *core.name.lock() = recipe.name;
+        // Relaxed: published by `lives` below, or by the handle.
         core.stride.store(recipe.stride, Relaxed);
         core.cap.store(if recipe.poison { 0 } else { cap }, Relaxed);
         core.word.store(word.get(), Relaxed);
@@ -103,6 +106,7 @@ impl Core {
         core.poison.store(recipe.poison, Relaxed);
         core.dead.store(false, Relaxed);
         let pool = Pool::of(recipe.source);
+        // Relaxed: published by `lives` below, or by the handle.
         core.pool.store(std::ptr::from_ref(pool).cast_mut(), Relaxed);
         core.counters.reset();
         // Release: a lookup in the registry that sees a live core sees its fields.
@@ -137,23 +141,28 @@ impl Core {
     }
     /// Bytes from one object to the next.
     pub(crate) fn stride(&self) -> u32 {
+        // Relaxed: set before the handle or the object was handed out.
         self.stride.load(Relaxed)
     }
     /// Objects in one of its blocks; 0: it has none (poisoned caches), every operation goes to the slabs.
     pub(crate) fn block_capacity(&self) -> u32 {
+        // Relaxed: set before the handle or the object was handed out.
         self.cap.load(Relaxed)
     }
     /// Which lane of kvfree its objects take: its id, or 0 for the mixed one.
     pub(crate) fn lane(&self) -> u16 {
+        // Relaxed: set before the handle or the object was handed out.
         if self.mixed.load(Relaxed) { 0 } else { self.id }
     }
     #[inline(always)]
     pub(crate) fn word(&self) -> Word {
         // SAFETY: stored from `Word::get`.
+        // Relaxed: set before the handle or the object was handed out.
         unsafe { Word::from_raw(self.word.load(Relaxed)) }
     }
     pub(crate) fn pool(&self) -> &'static Pool {
         // SAFETY: pools live for ever.
+        // Relaxed: set before the handle or the object was handed out.
         unsafe { &*self.pool.load(Relaxed) }
     }
     fn barn_most(&self) -> u32 {
@@ -167,6 +176,7 @@ impl Core {
     /// A counted slab more.
     pub(crate) fn slab_added(&self) {
         self.counters.slabs_taken.add(1);
+        // Relaxed: a new life comes from one that is held.
         self.lives.fetch_add(1, Relaxed);
     }
 
@@ -195,6 +205,7 @@ impl Core {
         if percpu::all_sites().any(|site| word.load(site) != 0) {
             return; // the kernel refused the fence: the number is lost, nothing else
         }
+        // Relaxed: nobody else knows the core any more.
         self.word.store(Word::NONE.get(), Relaxed);
         // SAFETY: the word is 0 everywhere, and nobody knows it any more.
         unsafe { word.release() };
@@ -347,6 +358,7 @@ impl Core {
         if b.block().is_empty() {
             return page::put_page(b);
         }
+        // Relaxed: looked at again after the node's lock, which orders it with `close`.
         if self.block_capacity() == 0 || self.dead.load(Relaxed) {
             return self.flush_block(b);
         }
@@ -354,6 +366,7 @@ impl Core {
         match self.here().0.put_block(b, self.barn_most()) {
             Ok(()) => {
                 self.counters.barn_put.add(1);
+                // Relaxed: looked at again after the node's lock, which orders it with `close`.
                 if self.dead.load(Relaxed) {
                     self.empty_barns(); // died meanwhile: leave nothing behind
                 }
@@ -364,10 +377,12 @@ impl Core {
 
     /// [`take_in`](Self::take_in) for a block that is not full: its objects join others.
     pub(crate) fn take_in_loose(&'static self, b: BlockNo) {
+        // Relaxed: looked at again after the node's lock, which orders it with `close`.
         if b.block().len() >= b.block().capacity() || self.block_capacity() == 0 || self.dead.load(Relaxed) {
             return self.take_in(b);
         }
         match self.here().0.put_loose(b, self.barn_most()) {
+            // Relaxed: looked at again after the node's lock, which orders it with `close`.
             Ok(()) if self.dead.load(Relaxed) => self.empty_barns(),
             Ok(()) => {}
             Err(b) => self.flush_block(b),
@@ -387,12 +402,14 @@ impl Core {
     /// # Safety
     /// 1. They are objects of this cache that nobody uses any more.
     pub(crate) unsafe fn free_direct(&'static self, mut objects: &[*mut u8]) {
+        // Relaxed: set before the handle or the object was handed out.
         if self.poison.load(Relaxed) {
             for &p in objects {
                 // SAFETY: by (1) each object's `stride` bytes are ours to write.
                 unsafe { p.write_bytes(POISON, self.stride() as usize) };
             }
         }
+        // Relaxed: looked at again after the node's lock, which orders it with `close`.
         let keep = !self.dead.load(Relaxed);
         while let Some(&first) = objects.first() {
             // SAFETY: by (1) it lies in a slab of this cache.

@@ -85,6 +85,7 @@ fn raw_current() -> u32 {
 fn raw_current() -> u32 {
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Relaxed: a number of one's own.
     thread_local! { static MINE: u32 = NEXT.fetch_add(1, Relaxed) }
     MINE.try_with(|n| *n).unwrap_or(0)
 }

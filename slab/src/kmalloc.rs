@@ -90,6 +90,7 @@ fn make(class: usize) -> Result<&'static Core, AllocError> {
         name: NAMES[class],
         stride: STRIDES[class],
         cap: None,
+        // Relaxed: a setting, read when a class is made.
         poison: POISONED.load(Relaxed),
         mixed: STRIDES[class] <= MIXED_MOST,
         source: None,
@@ -102,6 +103,7 @@ fn make(class: usize) -> Result<&'static Core, AllocError> {
 /// From now on, size classes fill freed objects with [`POISON`](crate::POISON) (those already in use do not): a debugging aid.
 /// Such classes have no per-CPU blocks and are several times slower.
 pub fn set_poison(yes: bool) {
+    // Relaxed: a setting, read when a class is made.
     POISONED.store(yes, Relaxed);
 }
 
@@ -146,6 +148,7 @@ pub unsafe fn usable_size(ptr: NonNull<u8>) -> usize {
     match slab.cache() {
         Some(core) => core.stride() as usize,
         None => {
+            // Relaxed: constant while the object is out.
             let bytes = segment::Segment::of(slab).bytes.load(Relaxed);
             bytes - (ptr.as_ptr().addr() & (segment::SEGMENT - 1))
         }

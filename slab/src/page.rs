@@ -93,6 +93,7 @@ impl BlockNo {
     /// The page.
     #[inline]
     pub fn block(self) -> &'static Block {
+        // Relaxed: having a number means having synchronised with the storing of these (`range`).
         let base = BASE.load(Relaxed);
         assert!(self.0 <= LAST.load(Relaxed) && (self.0 as usize).is_multiple_of(BLOCK_BYTES), "not a block's number");
         // SAFETY: a multiple of a page inside the range, which is immortal and zeroed at first;
@@ -104,6 +105,7 @@ impl BlockNo {
 impl Block {
     /// Free objects in a sheaf. Racy unless the caller owns the block.
     pub fn len(&self) -> u32 {
+        // Relaxed: the block is ours, or this is a stale look (N).
         self.len.load(Relaxed)
     }
     /// Is there no free object in the sheaf?
@@ -112,19 +114,23 @@ impl Block {
     }
     /// Slots in use in a retire block. Racy unless the caller owns the block.
     pub fn filled(&self) -> u32 {
+        // Relaxed: the block is ours, or this is a stale look (N).
         self.fill.load(Relaxed) as u32
     }
     /// Bytes in a retire block, as told by whoever retired.
     pub fn bytes(&self) -> usize {
+        // Relaxed: the block is ours, or this is a stale look (N).
         (self.fill.load(Relaxed) >> 32) as usize * WEIGHT_UNIT
     }
     /// Slots that may be used.
     pub fn capacity(&self) -> u32 {
+        // Relaxed: the block is ours, or this is a stale look (N).
         self.cap.load(Relaxed)
     }
     /// Makes an owned block empty, with room for `cap` slots.
     pub fn reset(&self, cap: u32) {
         debug_assert!(cap <= SLOTS);
+        // Relaxed: the block is ours, or this is a stale look (N).
         self.len.store(0, Relaxed);
         self.fill.store(0, Relaxed);
         self.cap.store(cap, Relaxed);
@@ -132,10 +138,12 @@ impl Block {
     }
     /// The next block of an owned chain.
     pub fn next(&self) -> BlockNo {
+        // Relaxed: the block is ours, or this is a stale look (N).
         BlockNo(self.next.load(Relaxed))
     }
     /// Links an owned block in front of `next`.
     pub fn set_next(&self, next: BlockNo) {
+        // Relaxed: the block is ours, or this is a stale look (N).
         self.next.store(next.0, Relaxed);
     }
     /// Slot `i` of a block.
@@ -157,6 +165,7 @@ impl Block {
         }
         // SAFETY: by (1) nobody else touches the slots; n < cap <= SLOTS.
         unsafe { *self.slots[n as usize].get() = p };
+        // Relaxed: the block is ours, or this is a stale look (N).
         self.len.store(n + 1, Relaxed);
         true
     }
@@ -168,6 +177,7 @@ impl Block {
         let n = self.len().checked_sub(1)?;
         // SAFETY: by (1); n < len.
         let p = unsafe { self.slot(n) };
+        // Relaxed: the block is ours, or this is a stale look (N).
         self.len.store(n, Relaxed);
         Some(p)
     }
@@ -200,22 +210,26 @@ impl Block {
             // SAFETY: by (1) nobody else touches the slots.
             unsafe { *slot.get() = p };
         }
+        // Relaxed: the block is ours, or this is a stale look (N).
         let fill = self.fill.load(Relaxed);
         self.fill.store(fill + items.len() as u64 + (u64::from(weight) << 32), Relaxed);
         true
     }
     /// Turns an owned retire block, whose objects are free by now, into a sheaf of them.
     pub fn become_sheaf(&self) {
+        // Relaxed: the block is ours, or this is a stale look (N).
         self.len.store(self.filled(), Relaxed);
         self.fill.store(0, Relaxed);
     }
     /// Limits an owned block to `cap` slots.
     pub fn set_capacity(&self, cap: u32) {
         debug_assert!(cap <= SLOTS);
+        // Relaxed: the block is ours, or this is a stale look (N).
         self.cap.store(cap, Relaxed);
     }
     /// Invariants of a block at rest; looked at in debug builds when a barn takes it.
     pub fn check(&self) {
+        // Relaxed: the block is ours, or this is a stale look (N).
         debug_assert!(self.cap.load(Relaxed) <= SLOTS, "block capacity out of range");
         debug_assert!(self.len() <= SLOTS && self.filled() <= SLOTS, "block length out of range");
     }
@@ -238,6 +252,7 @@ fn range() -> &'static Range {
     static RANGE: OnceLock<Range> = OnceLock::new();
     RANGE.get_or_init(|| {
         let (base, bytes) = os::reserve_up_to(os::BLOCK_RANGE, 1 << 20).expect("no address space for blocks (1 MiB)");
+        // Relaxed: having a number means having synchronised with the storing of these (`range`).
         BASE.store(base.as_ptr().cast(), Relaxed);
         LAST.store(((bytes.min(1 << 32) - BLOCK_BYTES) & !(BLOCK_BYTES - 1)) as u32, Relaxed);
         Range { limit: (bytes.min(1 << 32) / BLOCK_BYTES) as u32, bump: AtomicU32::new(2) }
@@ -264,8 +279,10 @@ impl Stack {
     /// Puts a block that the caller owns on the stack. Lock-free.
     pub fn push(&self, b: BlockNo) {
         debug_assert!(b.is_some());
+        // Relaxed: checked by the exchange below, or a hint.
         let mut head = self.head.load(Relaxed);
         loop {
+            // Relaxed: published by the exchange below (N).
             b.block().next.store(head as u32, Relaxed);
             let new = ((head >> 32).wrapping_add(1) << 32) | u64::from(b.0);
             // Release: hands the contents of the block to the pop that takes it (N).
@@ -285,6 +302,7 @@ impl Stack {
                 return None;
             }
             // A stale number may be another's by now; the tag then fails the exchange.
+            // Relaxed: checked by the exchange below, through the tag (N).
             let next = b.block().next.load(Relaxed);
             let new = ((head >> 32).wrapping_add(1) << 32) | u64::from(next);
             // AcqRel: Acquire as above; Release keeps the chain below published by whoever pushed it (N).
@@ -296,6 +314,7 @@ impl Stack {
     }
     /// Is nothing on it just now?
     pub fn is_empty(&self) -> bool {
+        // Relaxed: checked by the exchange below, or a hint.
         !BlockNo(self.head.load(Relaxed) as u32).is_some()
     }
     /// Takes everything: the first block of a chain linked by [`Block::next`], or `NONE`.
@@ -320,6 +339,7 @@ static SPARE_LEN: AtomicU32 = AtomicU32::new(0);
 /// (This is the lock-free page allocation interface that the kernel's refill-worker patch wishes for.)
 pub fn try_page() -> Option<BlockNo> {
     let b = SPARE.pop()?;
+    // Relaxed: a statistic.
     SPARE_LEN.fetch_sub(1, Relaxed);
     Some(b)
 }
@@ -336,6 +356,7 @@ pub fn put_page(b: BlockNo) {
         return;
     }
     b.block().reset(0);
+    // Relaxed: a statistic.
     SPARE_LEN.fetch_add(1, Relaxed);
     SPARE.push(b);
 }
@@ -348,6 +369,7 @@ pub fn grow(n: u32) -> u32 {
 #[cold]
 fn fresh() -> Option<BlockNo> {
     let r = range();
+    // Relaxed: numbers that nobody has seen; a block is handed over otherwise (N).
     let limit = r.limit.min(LIMIT.load(Relaxed));
     let n = r.bump.fetch_update(Relaxed, Relaxed, |n| (n < limit).then_some(n + 1)).ok()?;
     let b = BlockNo(n * BLOCK_BYTES as u32);
@@ -371,8 +393,11 @@ pub struct PageStats {
 pub fn page_stats() -> PageStats {
     let r = range();
     PageStats {
+        // Relaxed: numbers that nobody has seen; a block is handed over otherwise (N).
         blocks: r.bump.load(Relaxed) - 2,
+        // Relaxed: a statistic.
         spare: SPARE_LEN.load(Relaxed),
+        // Relaxed: numbers that nobody has seen; a block is handed over otherwise (N).
         limit: r.limit.min(LIMIT.load(Relaxed)),
     }
 }
@@ -380,6 +405,7 @@ pub fn page_stats() -> PageStats {
 /// Limits the number of blocks, so that tests can exhaust them. Not for users.
 #[doc(hidden)]
 pub fn set_page_limit(limit: Option<u32>) {
+    // Relaxed: numbers that nobody has seen; a block is handed over otherwise (N).
     LIMIT.store(limit.unwrap_or(u32::MAX), Relaxed);
 }
 

@@ -66,6 +66,7 @@ fn area() -> &'static Area {
         let base =
             os::reserve((regions as usize) << REGION_SHIFT).expect("no address space for per-CPU words").as_ptr();
         if let Ok(offset) = found {
+            // Relaxed: stored by `page::init` on this thread, or before it was seen to be done.
             rseq::enable(offset, base, page::BASE.load(Relaxed).cast(), own);
         }
         Area { base, cpus: own, regions, reason: found.err().unwrap_or("in use") }
@@ -192,6 +193,7 @@ impl Word {
             if open.is_some() {
                 open.block().set_next(closed);
             }
+            // Release: the headers, for stale looks (R).
             word.store(pack(fresh, open), Release);
             true
         }
@@ -365,6 +367,7 @@ pub fn stop(mut wanted: impl FnMut(Site) -> bool, mut edit: impl FnMut(&Stopped<
         _ => rseq::restart(None),
     };
     // Only `stop` sets the flags, one call at a time, so those that are set are ours.
+    // Relaxed: our own stores, or another's under the lock that is held (R).
     for s in (0..a.cpus).map(Site).filter(|&s| stopped > 0 && stop_flag(s).load(Relaxed) != 0) {
         if done {
             edit(&Stopped { site: s, _lock: None });

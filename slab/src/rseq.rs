@@ -79,6 +79,7 @@ pub(crate) fn detect() -> Result<isize, &'static str> {
         return Err("membarrier does not restart sequences here (kernel 5.10 or newer does; seccomp may forbid it)");
     }
     if membarrier(PRIVATE_EXPEDITED_RSEQ, FLAG_CPU, 0) == 0 {
+        // Relaxed: stored before the first word was handed out.
         ONE_CPU.store(1, Relaxed);
     } else if membarrier(PRIVATE_EXPEDITED_RSEQ, 0, 0) != 0 {
         return Err("membarrier refuses to restart sequences");
@@ -88,6 +89,7 @@ pub(crate) fn detect() -> Result<isize, &'static str> {
 
 /// Switches the sequences on, for the rest of the process's life.
 pub(crate) fn enable(offset: isize, base: *mut u8, blocks: *mut u8, cpus: u32) {
+    // Relaxed: published by the offset below.
     PARAMS.base.store(base, Relaxed);
     PARAMS.blocks.store(blocks, Relaxed);
     PARAMS.cpus.store(cpus, Relaxed);
@@ -98,6 +100,7 @@ pub(crate) fn enable(offset: isize, base: *mut u8, blocks: *mut u8, cpus: u32) {
 /// Restarts every section now running on `cpu` (all CPUs: `None`). False when the kernel refused: nothing may be edited then.
 pub(crate) fn restart(cpu: Option<u32>) -> bool {
     match cpu {
+        // Relaxed: stored before the first word was handed out.
         Some(cpu) if ONE_CPU.load(Relaxed) == 1 => {
             membarrier(PRIVATE_EXPEDITED_RSEQ, FLAG_CPU, libc::c_long::from(cpu)) == 0
                 // Some kernels answer a CPU that is not online with an error; it has no section to restart.
@@ -117,6 +120,7 @@ pub(crate) fn cpu() -> Option<u32> {
     let id: u32;
     // SAFETY: a non-zero offset is glibc's, so fs:[offset + 4] is this thread's `rseq.cpu_id`.
     unsafe { asm!("mov {id:e}, fs:[{o} + 4]", id = out(reg) id, o = in(reg) offset, options(nostack, readonly)) };
+    // Relaxed: the offset above was acquired.
     (id < PARAMS.cpus.load(Relaxed)).then_some(id)
 }
 

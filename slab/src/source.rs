@@ -96,10 +96,12 @@ impl FailingSource {
     }
     /// Sets how many further calls of `map` succeed.
     pub fn allow(&self, allowance: isize) {
+        // Relaxed: counts of a test's source.
         self.allowance.store(allowance, Relaxed);
     }
     /// (ranges mapped, ranges unmapped, calls refused) so far.
     pub fn counts(&self) -> (usize, usize, usize) {
+        // Relaxed: counts of a test's source.
         (self.maps.load(Relaxed), self.unmaps.load(Relaxed), self.refusals.load(Relaxed))
     }
 }
@@ -107,16 +109,19 @@ impl FailingSource {
 // SAFETY: everything that is not refused is done by `HeapSource`.
 unsafe impl PageSource for FailingSource {
     fn map(&self, layout: Layout) -> Result<NonNull<u8>, AllocError> {
+        // Relaxed: counts of a test's source.
         if self.allowance.fetch_sub(1, Relaxed) <= 0 {
             self.allowance.fetch_add(1, Relaxed);
             self.refusals.fetch_add(1, Relaxed);
             return Err(AllocError);
         }
         let range = HeapSource.map(layout)?;
+        // Relaxed: counts of a test's source.
         self.maps.fetch_add(1, Relaxed);
         Ok(range)
     }
     unsafe fn unmap(&self, range: NonNull<u8>, layout: Layout) {
+        // Relaxed: counts of a test's source.
         self.unmaps.fetch_add(1, Relaxed);
         // SAFETY: by our contract 1; `map` passed the layout on unchanged.
         unsafe { HeapSource.unmap(range, layout) }

@@ -17,27 +17,26 @@ fn source(allowance: isize) -> &'static FailingSource {
     Box::leak(Box::new(FailingSource::new(allowance)))
 }
 
-/// Allocates until memory is out even after a flush (which takes back what other CPUs' blocks hold). Each value that finds no
-/// memory must come back unchanged.
+/// Allocates until memory is out even after flushes (which take back what other CPUs' blocks hold; several, because a thread that
+/// moves while it allocates may leave its block behind once more). Each value that finds no memory must come back unchanged.
 fn fill(cache: &Cache<Big>) -> Vec<SlabBox<Big>> {
     let mut held = Vec::new();
-    let mut flushed = false;
-    loop {
+    let mut failures = 0;
+    while failures < 5 {
         let n = held.len() as u64;
         match cache.try_alloc([n; 1024]) {
             Ok(b) => {
                 held.push(b);
-                flushed = false;
+                failures = 0;
             }
             Err((value, AllocError)) => {
                 assert!(value.iter().all(|&w| w == n), "the value did not come back as it was");
-                if std::mem::replace(&mut flushed, true) {
-                    return held;
-                }
+                failures += 1;
                 cache.flush();
             }
         }
     }
+    held
 }
 
 /// The n-th request for pages fails, for each n; nothing is lost and nothing leaks. A source keeps one free segment per process:

@@ -161,6 +161,7 @@ fn perform<R: Reclaimer>(stage: &Stage<'_, R>, spec: &Spec, writers: usize) -> C
         sleep_until(Instant::now() + time.max(Duration::from_secs(2)), || {
             writing.iter().all(|writer| writer.is_finished())
         });
+        // Relaxed: a flag to stop by; the threads are joined afterwards.
         stage.halt.store(true, Ordering::Relaxed);
 
         let work = Work::new();
@@ -174,6 +175,7 @@ fn perform<R: Reclaimer>(stage: &Stage<'_, R>, spec: &Spec, writers: usize) -> C
             crowd.work.retired.bytes += bytes;
             crowd.work.retire_ns.add(work.retire_ns).expect("histograms of the same bounds");
         }
+        // Relaxed: a flag to stop by; the threads are joined afterwards.
         stage.over.store(true, Ordering::Relaxed);
         for reader in reading {
             let (queries, seconds) = reader.join().unwrap_or_else(|_| stage.verdict.say("a reader panicked"));
