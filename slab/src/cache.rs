@@ -247,7 +247,9 @@ impl Core {
                 }
             }
         }
-        self.alloc_direct().unwrap_or(std::ptr::null_mut())
+        // This thread may have moved to a CPU whose block has objects.
+        let p = word.pop();
+        if p.is_null() { self.alloc_direct().unwrap_or(std::ptr::null_mut()) } else { p }
     }
 
     /// Takes a free object from the slabs of the nearest node that has one.
