@@ -235,11 +235,7 @@ impl Drop for Guard<'_> {
     }
 }
 
-impl Sealed for Guard<'_> {
-    fn engine(&self) -> &crate::engine::Engine {
-        &self.reader.engine.0
-    }
-}
+impl Sealed for Guard<'_> {}
 
 // SAFETY: (1) as in memb: entered on the thread's slot, left by Drop. (2) Other guards of the slot are counted.
 unsafe impl Section for Guard<'_> {}
