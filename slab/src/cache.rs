@@ -9,7 +9,8 @@
 //! each of its slabs; when the last of them goes, it is free for the next cache.
 //!
 //! # Ordering
-//! Relaxed where nothing else is said: a field set at creation, a hint, or under a lock. The life count: Release to drop, Acquire fence by the last (as in `Arc`). Fields set at creation are read by
+//! Relaxed where nothing else is said: a field set at creation, a hint, or under a lock. The life count: Release to drop, Acquire
+//! fence by the last (as in `Arc`). Fields set at creation are read by
 //! threads that got the handle or an object, so after the creation.
 
 use crate::AllocError;
