@@ -10,7 +10,7 @@ use crate::memb::DomainGuard;
 use crate::registry::Holdout;
 use crate::stats::Stats;
 use crate::wait::InsideSection;
-use quietus_kvfree::{Config, Cookie as Number, GracePeriods, Kvfree};
+use quietus_kvfree::{Callback, Config, Cookie as Number, GracePeriods, Kvfree, Linked, RcuHead, Reclaimable};
 use quietus_slab::Cache;
 use std::fmt;
 use std::ptr::NonNull;
@@ -32,6 +32,9 @@ unsafe impl GracePeriods for EngineRef {
     }
     fn advance(&self, cookie: Number) -> bool {
         (**self).advance(cookie.0)
+    }
+    fn is_cheap(&self) -> bool {
+        (**self).is_alone()
     }
     fn synchronize(&self, cookie: Number) {
         self.wait_for(cookie.0);
@@ -139,6 +142,29 @@ impl Builder {
         self.config.reserve = blocks;
         self
     }
+    /// Most empty blocks kept for each CPU when the demand is high. Default: 64.
+    pub fn reserve_most(mut self, blocks: u32) -> Self {
+        self.config.reserve_most = blocks;
+        self
+    }
+    /// Whether retiring threads, too, run destructors and deferred functions whose grace period is over, whenever they have filled
+    /// a block: faster by far, since memory that was allocated here is freed here. Only for destructors that take no lock which a
+    /// retiring thread may hold. Default: no, the worker runs them.
+    pub fn help_with_destructors(mut self, yes: bool) -> Self {
+        self.config.help_with_destructors = yes;
+        self
+    }
+    /// Whether retired objects are collected in blocks; if not, each is queued by a callback of its own. Default: yes.
+    pub fn batching(mut self, yes: bool) -> Self {
+        self.config.batching = yes;
+        self
+    }
+    /// Debug mode: an object that is retired twice is reported, counted in
+    /// [`retired_twice`](quietus_kvfree::Stats::retired_twice), and freed once. Default: where debug assertions are on.
+    pub fn debug(mut self, yes: bool) -> Self {
+        self.config.debug = yes;
+        self
+    }
     /// Whether the domain has a worker thread. Without it, call [`Domain::tick`]. Default: yes.
     pub fn workers(mut self, yes: bool) -> Self {
         self.config.workers = yes;
@@ -231,6 +257,27 @@ impl Domain {
         unsafe { self.kvfree.retire_in(cache, object) }
     }
 
+    /// [`retire`](Self::retire) of a pointer that may be null, which does nothing (`kvfree_rcu(ptr)`).
+    ///
+    /// # Safety
+    /// 1. `object` is null, or as for [`retire`](Self::retire).
+    #[inline(always)]
+    pub unsafe fn kvfree_rcu<T: Send>(&self, object: *mut T) {
+        // SAFETY: the contracts are the same.
+        unsafe { self.kvfree.kvfree_rcu(object) }
+    }
+
+    /// [`retire`](Self::retire) of an object with an [`RcuHead`](crate::kvfree::RcuHead), which [`rcu_head!`](crate::rcu_head) has named:
+    /// never waits, and cannot fail (`kvfree_rcu(ptr, rhf)`).
+    ///
+    /// # Safety
+    /// 1. As [`retire`](Self::retire).
+    #[inline(always)]
+    pub unsafe fn retire_linked<T: Linked + Send>(&self, object: NonNull<T>) {
+        // SAFETY: the contracts are the same.
+        unsafe { self.kvfree.retire_linked(object) }
+    }
+
     /// Frees slab memory after a grace period; no destructor runs.
     ///
     /// # Safety
@@ -249,6 +296,48 @@ impl Domain {
     pub unsafe fn retire_box<T: Send>(&self, object: NonNull<T>) {
         // SAFETY: the contracts are the same.
         unsafe { self.kvfree.retire_box(object) }
+    }
+
+    /// [`retire_box`](Self::retire_box) of an object with an [`RcuHead`](crate::kvfree::RcuHead): never waits, and cannot fail.
+    ///
+    /// # Safety
+    /// 1. As [`retire_box`](Self::retire_box).
+    #[inline]
+    pub unsafe fn retire_linked_box<T: Linked + Send>(&self, object: NonNull<T>) {
+        // SAFETY: the contracts are the same.
+        unsafe { self.kvfree.retire_linked_box(object) }
+    }
+
+    /// Queues an object by its head; `callback` is called once with it, after a grace period (`call_rcu`). Never allocates, waits or
+    /// fails.
+    ///
+    /// # Safety
+    /// 1. The call is valid once, from any thread, at any time after a grace period that begins now, up to a barrier, or the drop of
+    ///    this domain. The head is in no queue, and lives until then.
+    #[inline]
+    pub unsafe fn call_head(&self, head: NonNull<RcuHead>, callback: &'static Callback) {
+        // SAFETY: the contracts are the same.
+        unsafe { self.kvfree.call_head(head, callback) }
+    }
+
+    /// Frees what `cache` has pending in this domain (`kvfree_rcu_barrier_on_cache`). Waits for a grace period if anything is pending, but
+    /// not for others' deferred functions.
+    ///
+    /// # Panics
+    /// As [`barrier`](Self::barrier).
+    pub fn barrier_on<T>(&self, cache: &Cache<T>) {
+        self.kvfree.barrier_on(cache);
+    }
+
+    /// Bytes pending, and bytes in reserve (a shrinker's count). A look.
+    pub fn reclaimable(&self) -> Reclaimable {
+        self.kvfree.reclaimable()
+    }
+
+    /// Memory is short (a shrinker's scan): closes half-full blocks, pushes the grace period, frees what has elapsed and runs no user
+    /// code, empties the reserves, and keeps refills small for a while. Never waits for readers. Returns what was given back here.
+    pub fn relieve(&self) -> Reclaimable {
+        self.kvfree.relieve()
     }
 
     /// Frees everything retired or deferred before the call, and what that retires (`rcu_barrier`, `kvfree_rcu_barrier`). Waits

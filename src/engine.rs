@@ -205,12 +205,17 @@ impl Engine {
         }
     }
 
+    /// Is no slot another thread's? Then a grace period needs no heavy fence.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.registry.only_mine(thread_number())
+    }
+
     /// Begins a grace period. `false`: the kernel refused the fence, and there is none.
     fn fence(&self, running: &mut Running, want: u64) -> bool {
         let started = (!cfg!(quietus_loom)).then(Instant::now);
         // Before the fence: what is unlinked later is not covered by it (E).
         let n = self.sequence.begin(want);
-        if !self.registry.only_mine(thread_number()) {
+        if !self.is_alone() {
             // Relaxed: a statistic.
             self.membarriers.fetch_add(1, Relaxed);
             if !membarrier::heavy() {

@@ -48,6 +48,8 @@ mod stats;
 mod domain;
 #[cfg(not(quietus_loom))]
 mod cell;
+#[cfg(not(quietus_loom))]
+mod kvfree_rcu;
 
 #[cfg(quietus_loom)]
 #[doc(hidden)]
@@ -59,8 +61,11 @@ pub use cell::{Rcu, Retired};
 #[cfg(not(quietus_loom))]
 pub use domain::{Builder, Cookie, Domain};
 #[cfg(not(quietus_loom))]
+pub use kvfree_rcu::kvfree_rcu;
+#[cfg(not(quietus_loom))]
 pub use memb::{DomainGuard, Guard, pin, synchronize};
 pub use quietus_kvfree as kvfree;
+pub use quietus_kvfree::rcu_head;
 pub use quietus_slab as slab;
 #[cfg(not(quietus_loom))]
 pub use registry::Holdout;

@@ -3,6 +3,8 @@
 //! Handed to by [`kvfree`](crate::kvfree); hands to [`drain`](crate::drain) and [`reclaim`](crate::reclaim).
 
 use crate::grace::GracePeriods;
+use crate::lane::Lane;
+use crate::queue::Want;
 use crate::shared::Shared;
 use std::time::Duration;
 
@@ -13,8 +15,7 @@ impl<G: GracePeriods> Shared<G> {
     /// Frees everything retired before the call, and what its destructors retire. Waits for grace periods; runs deferred
     /// functions on this thread.
     pub(crate) fn barrier(&self) {
-        assert!(!self.in_call(), "quietus: a barrier inside a deferred function or destructor would wait for itself");
-        assert!(self.gp.inside() != Some(true), "quietus: a barrier inside a read-side section would wait for itself");
+        self.assert_may_wait();
         let mut last_round = false;
         for _ in 0..ROUNDS {
             let c = &self.counters;
@@ -27,9 +28,10 @@ impl<G: GracePeriods> Shared<G> {
             let last = self.queue.lock().last();
             self.gp.synchronize(self.gp.start());
             let mut pause = Pause(0);
-            while !self.reclaim_up_to(last, None) {
+            while !self.reclaim_up_to(Want::All, last, None) {
                 pause.wait("");
             }
+            self.sweep_all(|| pause.wait(""));
             if last_round || c.calls_run.get_acquire() == calls {
                 return; // nothing that we wait for has run and could have retired more
             }
@@ -39,6 +41,47 @@ impl<G: GracePeriods> Shared<G> {
             // What has run, here or elsewhere, has retired no further calls: then one round more, for its memory. (Calls that
             // others retire meanwhile are not waited for, or a barrier beside them would never end.)
             last_round = c.chained.get() == chained;
+        }
+    }
+}
+
+impl<G: GracePeriods> Shared<G> {
+    fn assert_may_wait(&self) {
+        assert!(!self.in_call(), "quietus: a barrier inside a deferred function or destructor would wait for itself");
+        assert!(self.gp.inside() != Some(true), "quietus: a barrier inside a read-side section would wait for itself");
+    }
+
+    /// Frees what the cache with this id has pending, and what its destructors retire of it. Does not wait for others' deferred
+    /// functions, but for those queued by their heads; if objects of this cache were retired as calls it is a full barrier.
+    pub(crate) fn barrier_on(&self, id: Lane) {
+        let want = Want::Cache(id);
+        let mut last_round = false;
+        for _ in 0..ROUNDS {
+            if self.was_called(id) {
+                return self.barrier();
+            }
+            let c = &self.counters;
+            // Acquire: as in `barrier`.
+            let (calls, chained) = (c.calls_run.get_acquire(), c.chained.get());
+            let mut pause = Pause(0);
+            while !self.drain_cache(id) {
+                pause.wait("the kernel refuses the membarrier that takes blocks back from CPUs");
+            }
+            let last = self.queue.lock().last();
+            if self.queue.lock().done(&self.running, want, last) && !self.overflow.pending() {
+                return;
+            }
+            self.assert_may_wait();
+            self.gp.synchronize(self.gp.start());
+            let mut pause = Pause(0);
+            while !self.reclaim_up_to(want, last, None) {
+                pause.wait("");
+            }
+            self.sweep_all(|| pause.wait(""));
+            if last_round || c.calls_run.get_acquire() == calls {
+                return;
+            }
+            last_round = c.chained.get() == chained; // as in `barrier`
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Stage 1, collect: a retired pointer goes into its CPU's open block; a full block is closed and published by one commit.
 //!
-//! Handed to by [`kvfree`](crate::kvfree); hands closed chains to [`queue`](crate::queue). The per-CPU words are lock-free, and the
+//! Handed to by [`kvfree`](crate::kvfree); hands closed chains to [`queue`](crate::queue), and what finds no block to
+//! [`resort`](crate::resort). The per-CPU words are lock-free, and the
 //! queue is only tried: a thread stopped in either keeps no other from finishing. Once for each closed block a retirer also helps
 //! (`help`), and may then take a node's lock for a moment to hand a block to a barn, or issue a membarrier.
 //!
@@ -8,21 +9,42 @@
 //! Pair **S**: the commit of the last pointer, the detaching exchange, then the cookie. The detacher holds the queue's lock from
 //! before the exchange until the batch is queued, so a barrier, which takes that lock, finds the chain in one place or the other.
 
+use crate::check::{self, What};
 use crate::grace::{Cookie, GracePeriods};
-use crate::lane::{self, CALL, Lane, MIXED};
-use crate::queue::{Queue, measure};
+use crate::head::{Callback, RcuHead};
+use crate::lane::{self, CALL, Kind, LARGE, Lane, MIXED};
+use crate::queue::{Queue, Want, measure};
+use crate::reclaim;
 use crate::shared::Shared;
-use quietus_slab::raw::{BlockNo, Site, Word, pack, sites, unpack};
+use quietus_slab::raw::{self, BlockNo, Site, Word, pack, sites, unpack};
+use std::ptr::NonNull;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// A retired thing: an object, or a pointer with the function to call on it.
+/// A way to queue an object without a block.
+pub(crate) type Head = Option<(NonNull<RcuHead>, &'static Callback)>;
+
+/// A retired thing: an object, and what else there is to know about it should it find no room.
 #[derive(Clone, Copy)]
 pub(crate) struct Item {
     pub(crate) lane: Lane,
     pub(crate) weight: u32,
     pub(crate) pointer: *mut u8,
-    /// Null unless the lane is [`CALL`].
+    /// Drops the object's value and frees it; null: it is plain memory of the slab allocator.
     pub(crate) function: *mut u8,
+    pub(crate) head: Head,
+    pub(crate) what: What,
+    pub(crate) found: Found,
+    /// In a signal handler: no lock, no allocation, no kick.
+    pub(crate) constrained: bool,
+}
+
+/// How the lane of an item is known: fixed where the item is made, so that the fast path is made for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// The object's slab says so.
+    Slab,
+    /// Its cache's handle, or the kind of thing it is.
+    Known,
 }
 
 /// From this weight on (4 KiB) an object's block is looked at after each: it closes by bytes, not only by slots.
@@ -35,38 +57,72 @@ const YIELDS: u32 = 8;
 /// The same inside a section, which holds up the very grace period that is wanted.
 const YIELDS_INSIDE: u32 = 2;
 
-impl<G: GracePeriods> Shared<G> {
-    /// Puts an object into the open block of this CPU.
-    ///
-    /// # Safety
-    /// 1. `lane` is a cache's id or [`MIXED`].
-    #[inline(always)]
-    pub(crate) unsafe fn collect(&self, lane: Lane, pointer: *mut u8, weight: u32) {
-        // SAFETY: by (1).
-        let done = unsafe { self.lanes.word(lane) }.retire(pointer, weight);
-        if !done || weight >= HEAVY {
-            self.collect_rest(lane, pointer, weight, done);
-        }
+impl Item {
+    /// All but the pointers, and a flag, in one word: an item handed to a cold function as such would be written to memory on the
+    /// way there, and so on the hot path, too.
+    fn pack(&self, done: bool) -> u64 {
+        let flags = u64::from(self.constrained) | u64::from(done) << 1;
+        u64::from(self.lane) | (self.what as u64) << 16 | flags << 24 | u64::from(self.weight) << 32
     }
 
-    /// Puts a pointer and its function into the open block of this CPU.
+    fn unpack(pointer: *mut u8, function: *mut u8, head: Head, packed: u64) -> (Item, bool) {
+        let what = [What::Slab, What::Box, What::Call][(packed >> 16) as usize & 3];
+        let (lane, weight) = (packed as Lane, (packed >> 32) as u32);
+        let constrained = packed & 1 << 24 != 0;
+        let item = Item { lane, weight, pointer, function, head, what, found: Found::Known, constrained };
+        (item, packed & 1 << 25 != 0)
+    }
+}
+
+impl<G: GracePeriods> Shared<G> {
+    /// Puts an object, or a pointer and its function, into the open block of this CPU.
+    ///
+    /// # Safety
+    /// 1. The item's lane is a cache's id, [`MIXED`], [`LARGE`] or [`CALL`].
     #[inline(always)]
-    pub(crate) fn collect_call(&self, pointer: *mut u8, function: *mut u8, weight: u32) {
-        // SAFETY: CALL is a lane.
-        let done = unsafe { self.lanes.word(CALL) }.retire_pair(pointer, function, weight);
-        if !done {
-            self.collect_slow(Item { lane: CALL, weight, pointer, function });
-        } else if weight >= HEAVY {
-            self.close_heavy(Item { lane: CALL, weight, pointer, function });
+    pub(crate) unsafe fn collect(&self, item: Item) {
+        if cfg!(debug_assertions) && self.config.debug && !self.first_retire(&item) {
+            return;
+        }
+        // A lane known from the cache's handle is never the mixed one, and one known from the object's slab mostly is.
+        let word = if item.found == Found::Slab && item.lane == MIXED {
+            self.lanes.mixed()
+        } else {
+            // SAFETY: by (1).
+            unsafe { self.lanes.word(item.lane) }
+        };
+        let done = if item.lane == CALL {
+            word.retire_pair(item.pointer, item.function, item.weight)
+        } else {
+            word.retire(item.pointer, item.weight)
+        };
+        if !done || item.weight >= HEAVY {
+            self.collect_rest(item.pointer, item.function, item.head, item.pack(done));
         }
     }
 
     /// Not collected yet, or collected and heavy.
     #[cold]
     #[inline(never)]
-    fn collect_rest(&self, lane: Lane, pointer: *mut u8, weight: u32, done: bool) {
-        let item = Item { lane, weight, pointer, function: std::ptr::null_mut() };
-        if done { self.close_heavy(item) } else { self.collect_slow(item) }
+    fn collect_rest(&self, pointer: *mut u8, function: *mut u8, head: Head, packed: u64) {
+        let (item, done) = Item::unpack(pointer, function, head, packed);
+        if done {
+            return self.close_heavy(item);
+        }
+        if !cfg!(debug_assertions) && self.config.debug && !self.first_retire(&item) {
+            return;
+        }
+        if self.config.batching { self.collect_slow(item) } else { self.queue_alone(item) }
+    }
+
+    /// Debug mode: false if the object is retired already, which is reported.
+    fn first_retire(&self, item: &Item) -> bool {
+        let first = check::first(item.pointer, item.what);
+        if !first {
+            self.counters.twice.add(1);
+            check::report(item.pointer);
+        }
+        first
     }
 
     #[cold]
@@ -75,9 +131,13 @@ impl<G: GracePeriods> Shared<G> {
         let word = match self.lanes.open(item.lane) {
             Some(word) => word,
             None => {
-                item.lane = MIXED;
-                // SAFETY: MIXED is a lane.
-                unsafe { self.lanes.word(MIXED) }
+                if item.function.is_null() {
+                    item.lane = MIXED;
+                } else {
+                    self.note_called(item.lane);
+                    item.lane = CALL;
+                }
+                self.lanes.existing(item.lane).expect("there from the start")
             }
         };
         let mut spare = None;
@@ -92,7 +152,7 @@ impl<G: GracePeriods> Shared<G> {
             if open.is_some() && open.block().filled() < open.block().capacity() {
                 continue; // there is room, but not for us just now: moved, or the slot is busy
             }
-            let Some(fresh) = spare.take().or_else(|| self.empty_block(site)) else { break };
+            let Some(fresh) = spare.take().or_else(|| self.empty_block(site, item.constrained)) else { break };
             self.prepare(fresh, item, site);
             let committed = if old == 0 {
                 word.exchange(site, 0, pack(fresh, BlockNo::NONE))
@@ -102,7 +162,7 @@ impl<G: GracePeriods> Shared<G> {
             if committed {
                 done = push_at(word, site, item);
                 self.ring();
-                if old != 0 {
+                if old != 0 && !item.constrained {
                     self.settle(word, site);
                 }
                 if done {
@@ -116,25 +176,25 @@ impl<G: GracePeriods> Shared<G> {
             self.reserve.put(b);
         }
         if !done {
-            self.stray(item);
+            self.resort(item);
         } else if item.weight >= HEAVY {
             self.close_heavy(item);
         }
     }
 
-    fn empty_block(&self, site: Site) -> Option<BlockNo> {
-        let (b, kick) = self.reserve.get(site);
+    pub(crate) fn empty_block(&self, site: Site, constrained: bool) -> Option<BlockNo> {
+        let (b, kick) = self.reserve.get(site, constrained);
         if kick {
             self.wake();
         }
         b
     }
 
-    fn prepare(&self, b: BlockNo, item: Item, site: Site) {
+    pub(crate) fn prepare(&self, b: BlockNo, item: Item, site: Site) {
         let block = b.block();
         block.reset(lane::capacity(item.lane, item.weight));
         // Relaxed: a fresh block is ours; its commit publishes it (S).
-        block.kind.store(lane::kind(item.lane) as u32, Relaxed);
+        block.lane.store(u32::from(item.lane), Relaxed);
         block.owner.store(site.index(), Relaxed);
         block.opened.store(self.passes.load(Relaxed), Relaxed);
     }
@@ -163,13 +223,13 @@ impl<G: GracePeriods> Shared<G> {
         let cookie = self.gp.start();
         let calls = self.enqueue(&mut queue, closed, cookie);
         drop(queue);
-        if calls {
-            self.wake();
+        if calls && !self.config.help_with_destructors && self.counters.waiting_bytes.get() >= self.batch_bytes() {
+            self.wake(); // else it comes by itself, within the age limit
         }
         self.help();
     }
 
-    /// Queues a detached chain and counts it. True: it holds calls, which only a worker runs.
+    /// Queues a detached chain and counts it. True: it holds user code, which only a worker runs.
     pub(crate) fn enqueue(&self, queue: &mut Queue, chain: BlockNo, cookie: Cookie) -> bool {
         let size = measure(chain);
         let c = &self.counters;
@@ -178,31 +238,33 @@ impl<G: GracePeriods> Shared<G> {
         c.queued_bytes.add(size.bytes);
         c.waiting_objects.add(size.objects);
         c.waiting_bytes.add(size.bytes);
-        queue.push(chain, cookie);
+        let calls = runs_user_code(chain);
+        queue.push(chain, cookie, calls);
         let waiting = c.waiting_bytes.get();
         if waiting > c.peak_bytes.get() {
             c.peak_bytes.max(waiting + self.open_size().bytes);
         }
-        lane::Kind::of(chain) == lane::Kind::Call
+        calls
     }
 
     /// The retirer's share of the work: reclaim what has elapsed; from `batch_bytes` on push the grace period; above the budget
-    /// also give way, a bounded number of times. Runs no user code.
+    /// also give way, a bounded number of times. Runs no user code, unless that was asked for.
     fn help(&self) {
-        let oldest = self.reclaim_some();
+        let want = if self.config.help_with_destructors && !reclaim::in_any_call() { Want::All } else { Want::Plain };
+        let oldest = self.reclaim_some(want);
         let Some(oldest) = oldest else { return };
-        if self.counters.waiting_bytes.get() < self.batch_bytes() {
+        if self.counters.waiting_bytes.get() < self.batch_bytes() && !self.gp.is_cheap() {
             return;
         }
         if self.gp.advance(oldest) {
-            self.reclaim_some();
+            self.reclaim_some(want);
         }
         let mut left = if self.gp.inside() != Some(false) { YIELDS_INSIDE } else { YIELDS };
         while self.counters.waiting_bytes.get() > self.config.budget as u64 && left > 0 {
             left -= 1;
             self.counters.yields.add(1);
             std::thread::yield_now();
-            match self.reclaim_some() {
+            match self.reclaim_some(want) {
                 Some(oldest) => self.gp.advance(oldest),
                 None => break,
             };
@@ -212,53 +274,35 @@ impl<G: GracePeriods> Shared<G> {
     /// Closes the open block that a heavy object has just gone into, so that few bytes wait for the block to fill.
     #[cold]
     fn close_heavy(&self, item: Item) {
-        // SAFETY: an item's lane is one.
-        let word = unsafe { self.lanes.word(item.lane) };
+        let Some(word) = self.lanes.existing(item.lane) else { return };
+        // Large objects come from the system one by one, and a grace period costs less.
+        let full = if item.lane == LARGE { self.batch_bytes() as usize } else { FULL_BYTES };
         for site in sites() {
             let old = word.load(site);
             let (open, _) = unpack(old);
-            if !open.is_some() || open.block().bytes() < FULL_BYTES {
+            if !open.is_some() || open.block().bytes() < full {
                 continue;
             }
-            let Some(fresh) = self.empty_block(site) else { return };
+            let Some(fresh) = self.empty_block(site, item.constrained) else { return };
             self.prepare(fresh, item, site);
             if word.close(site, old, fresh) {
-                return self.settle(word, site);
+                if !item.constrained {
+                    self.settle(word, site);
+                }
+                return;
             }
             self.reserve.put(fresh);
         }
     }
+}
 
-    /// No open block can be used: the CPU is being drained and every slot is busy, or no block is left. One block for one item;
-    /// without a block, the retirer waits for a grace period where that is allowed; else the item is given up, and the statistics
-    /// say so.
-    #[cold]
-    fn stray(&self, item: Item) {
-        let site = sites().next().expect("there is always a slot");
-        if let Some(b) = self.empty_block(site) {
-            self.prepare(b, item, site);
-            let both = [item.pointer, item.function];
-            b.block().set_capacity(2);
-            // SAFETY: a block from the reserve is ours.
-            unsafe { b.block().retire(if item.lane == CALL { &both } else { &both[..1] }, item.weight) };
-            let c = &self.counters;
-            c.strays.add(1);
-            c.stray_objects.add(1);
-            c.stray_bytes.add(b.block().bytes() as u64);
-            self.strays.push(b);
-            self.ring();
-        } else if self.gp.inside() != Some(false) || self.in_call() {
-            self.counters.leaked.add(1);
-        } else {
-            self.counters.inline_waits.add(1);
-            let cookie = self.gp.start();
-            self.gp.synchronize(cookie);
-            if self.gp.poll(cookie) {
-                self.free_item(item);
-            } else {
-                self.counters.leaked.add(1);
-            }
-        }
+/// Does freeing this chain run destructors or deferred functions? All its blocks are of one lane, and hold something.
+fn runs_user_code(chain: BlockNo) -> bool {
+    match Kind::of(chain) {
+        // SAFETY: the chain is ours, and holds retired objects of one cache, which are not free.
+        Kind::Same => unsafe { !raw::slab(chain.block().slot(0)).dropper().is_null() },
+        Kind::Mixed | Kind::Large => false,
+        Kind::Call => true,
     }
 }
 

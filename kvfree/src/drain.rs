@@ -6,46 +6,58 @@
 //! Pair **R** (the slab's `stop`: flag, restarting membarrier, edit), then **S**: one cookie, after everything was detached.
 
 use crate::grace::GracePeriods;
+use crate::lane::{Lane, MIXED};
 use crate::queue::Size;
 use crate::shared::Shared;
-use quietus_slab::raw::{self, BlockNo, unpack};
+use quietus_slab::raw::{self, BlockNo, Word, unpack};
 use std::sync::atomic::Ordering::Relaxed;
 
 impl<G: GracePeriods> Shared<G> {
     /// Takes the blocks of every CPU that has one opened before the pass `before`, and queues them under one cookie. False: the
     /// kernel refused the membarrier, and CPUs' blocks stay where they are.
     pub(crate) fn drain(&self, before: u64) -> bool {
+        let done = self.lanes.with_used(|words| self.drain_words(words, before));
+        self.counters.drains.add(u64::from(done.1));
+        done.0
+    }
+
+    /// [`drain`](Self::drain) of everything in the lanes that may hold objects of the cache with this id.
+    pub(crate) fn drain_cache(&self, id: Lane) -> bool {
+        let words: Vec<Word> = [id, MIXED].into_iter().filter_map(|lane| self.lanes.existing(lane)).collect();
+        self.drain_words(&words, u64::MAX).0
+    }
+
+    /// Whether it went well, and whether there was anything.
+    fn drain_words(&self, words: &[Word], before: u64) -> (bool, bool) {
         let mut queue = self.queue.lock();
         // Chains detached, linked by `batch`; empty blocks, linked by `next`.
         let (mut chains, mut empties) = (BlockNo::NONE, BlockNo::NONE);
-        let done = self.lanes.with_used(|words| {
-            raw::stop(
-                |site| {
-                    words.iter().any(|word| {
-                        let (open, closed) = unpack(word.load(site));
-                        // Relaxed: a stale look at a block's age.
-                        closed.is_some() || open.is_some() && open.block().opened.load(Relaxed) < before
-                    })
-                },
-                |stopped| {
-                    for &word in words {
-                        let (open, mut chain) = unpack(stopped.take(word, 0));
-                        if open.is_some() && open.block().filled() == 0 {
-                            open.block().set_next(empties);
-                            empties = open;
-                        } else if open.is_some() {
-                            open.block().set_next(chain);
-                            chain = open;
-                        }
-                        if chain.is_some() {
-                            // Relaxed: detached, so ours (R).
-                            chain.block().batch.store(chains.get(), Relaxed);
-                            chains = chain;
-                        }
+        let done = raw::stop(
+            |site| {
+                words.iter().any(|word| {
+                    let (open, closed) = unpack(word.load(site));
+                    // Relaxed: a stale look at a block's age.
+                    closed.is_some() || open.is_some() && open.block().opened.load(Relaxed) < before
+                })
+            },
+            |stopped| {
+                for &word in words {
+                    let (open, mut chain) = unpack(stopped.take(word, 0));
+                    if open.is_some() && open.block().filled() == 0 {
+                        open.block().set_next(empties);
+                        empties = open;
+                    } else if open.is_some() {
+                        open.block().set_next(chain);
+                        chain = open;
                     }
-                },
-            )
-        });
+                    if chain.is_some() {
+                        // Relaxed: detached, so ours (R).
+                        chain.block().batch.store(chains.get(), Relaxed);
+                        chains = chain;
+                    }
+                }
+            },
+        );
         let mut strays = self.strays.take_all();
         // After everything was detached (S).
         let cookie = self.gp.start();
@@ -73,14 +85,14 @@ impl<G: GracePeriods> Shared<G> {
             empties = b.block().next();
             self.reserve.put(b);
         }
-        self.counters.drains.add(u64::from(some));
-        done
+        (done, some)
     }
 
-    /// Does any CPU have an open or closed block, or is there a stray? A racy look, except after the bell was silenced.
+    /// Does any CPU have an open or closed block, is there a stray, or anything without a block? A racy look, except after the bell was silenced.
     pub(crate) fn any_open(&self) -> bool {
         self.lanes.with_used(|words| words.iter().any(|w| raw::all_sites().any(|s| w.load(s) != 0)))
             || !self.strays.is_empty()
+            || self.overflow.pending()
     }
 
     /// What open and closed blocks hold: a racy look.

@@ -26,6 +26,10 @@ pub unsafe trait GracePeriods: Send + Sync + 'static {
     fn advance(&self, cookie: Cookie) -> bool {
         self.poll(cookie)
     }
+    /// Would [`advance`](Self::advance) cost next to nothing just now (no fence among all CPUs)? Then it pays for a single block.
+    fn is_cheap(&self) -> bool {
+        false
+    }
     /// Waits until the cookie has elapsed. Called outside sections only.
     fn synchronize(&self, cookie: Cookie);
     /// Is the calling thread inside a section of this source? Waiting there would never end. `None`: the source cannot tell; then

@@ -2,48 +2,64 @@
 //!
 //! Handed to by users and by `quietus`; hands to [`collect`](crate::collect).
 
+use crate::check::{self, What};
+use crate::collect::{Found, Item};
+use crate::constrained::Constrained;
 use crate::grace::GracePeriods;
+use crate::head::{self, Callback, Ends, Linked, RcuHead};
+use crate::lane::CALL;
+use crate::pressure::Reclaimable;
 use crate::reclaim::{self, Function};
 use crate::shared::{Config, Shared};
 use crate::stats::Stats;
 use crate::worker;
 use quietus_slab::Cache;
-use quietus_slab::raw::{self, Lock, WEIGHT_UNIT};
-use std::ptr::NonNull;
-use std::sync::atomic::Ordering::Relaxed;
+use quietus_slab::raw::{self, Hook, Lock, WEIGHT_UNIT};
+use std::ptr::{NonNull, null_mut};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Deferred bulk free over one source of grace periods. Retiring costs a few nanoseconds and does not touch the object. Once for
 /// every few hundred objects, when a block is full, it also does a bounded share of the reclaiming.
 pub struct Kvfree<G: GracePeriods> {
-    shared: Arc<Shared<G>>,
+    pub(crate) shared: Arc<Shared<G>>,
     worker: Lock<Option<JoinHandle<()>>>,
 }
 
 /// What the allocator's hook sees of a `Kvfree`.
-trait Help: Send + Sync {
+trait Keeper: Send + Sync {
     fn help_dry(&self) -> bool;
+    fn give_back(&self, cache: u16);
 }
 
-impl<G: GracePeriods> Help for Shared<G> {
+impl<G: GracePeriods> Keeper for Shared<G> {
     fn help_dry(&self) -> bool {
         Shared::help_dry(self)
+    }
+    fn give_back(&self, cache: u16) {
+        self.barrier_on(cache);
     }
 }
 
 /// Those alive, for the allocator's hook.
-static LIVE: Lock<Vec<Weak<dyn Help>>> = Lock::new(Vec::new());
+static LIVE: Lock<Vec<Weak<dyn Keeper>>> = Lock::new(Vec::new());
 
 /// An allocation found its barn empty: has anybody something that has elapsed?
 fn dry() -> bool {
     let mut any = false;
     for i in 0.. {
         // The lock is not held while one helps, or goes.
-        let Some(shared) = LIVE.try_lock().and_then(|live| live.get(i).map(Weak::upgrade)) else { break };
-        any |= shared.is_some_and(|shared| shared.help_dry());
+        let Some(keeper) = LIVE.try_lock().and_then(|live| live.get(i).map(Weak::upgrade)) else { break };
+        any |= keeper.is_some_and(|keeper| keeper.help_dry());
     }
     any
+}
+
+/// A cache is about to be destroyed: everybody gives its objects back.
+fn destroy(cache: u16) {
+    let keepers: Vec<_> = LIVE.lock().iter().filter_map(Weak::upgrade).collect();
+    keepers.iter().for_each(|keeper| keeper.give_back(cache));
 }
 
 impl<G: GracePeriods> Kvfree<G> {
@@ -59,7 +75,7 @@ impl<G: GracePeriods> Kvfree<G> {
         live.retain(|w| w.strong_count() > 0);
         live.push(weak);
         drop(live);
-        raw::on_dry(dry);
+        raw::hook(Hook { dry, destroy });
         Kvfree { shared, worker: Lock::new(worker) }
     }
 
@@ -69,7 +85,8 @@ impl<G: GracePeriods> Kvfree<G> {
     }
 
     /// Frees an object of the slab allocator after a grace period, dropping its value first. May be called inside a section,
-    /// from any thread; never waits for a grace period, unless every block there can be is in use (4 GiB of them).
+    /// from any thread. Never waits for a grace period, unless every block there can be is in use (4 GiB of them), the object is
+    /// neither of a type without destructor nor of a typed cache, the system has no memory, and the thread is outside sections.
     ///
     /// # Safety
     /// 1. `object` is an object of `quietus-slab` holding a live `T`; no section that begins from now on can reach it, only
@@ -78,12 +95,19 @@ impl<G: GracePeriods> Kvfree<G> {
     ///    (Dropped inside one, a destructor that has begun goes on.)
     #[inline(always)]
     pub unsafe fn retire<T: Send>(&self, object: NonNull<T>) {
-        if std::mem::needs_drop::<T>() {
-            // SAFETY: (1) makes the call valid once; `drop_slab` expects what (1) says.
-            unsafe { self.call(object.cast(), drop_slab::<T>, size_of::<T>()) }
-        } else {
-            // SAFETY: by (1); no destructor is due.
-            unsafe { self.retire_ptr(object.cast()) }
+        // SAFETY: (1) and (2) are what `by_address` asks for.
+        unsafe { self.shared.collect(self.by_address(object)) }
+    }
+
+    /// [`retire`](Self::retire) of a pointer that may be null, which does nothing: `kvfree_rcu(ptr)`, the form with one argument.
+    ///
+    /// # Safety
+    /// 1. `object` is null, or as for [`retire`](Self::retire).
+    #[inline(always)]
+    pub unsafe fn kvfree_rcu<T: Send>(&self, object: *mut T) {
+        if let Some(object) = NonNull::new(object) {
+            // SAFETY: by (1).
+            unsafe { self.retire(object) }
         }
     }
 
@@ -95,35 +119,120 @@ impl<G: GracePeriods> Kvfree<G> {
     #[inline(always)]
     pub unsafe fn retire_in<T: Send>(&self, cache: &Cache<T>, object: NonNull<T>) {
         if std::mem::needs_drop::<T>() {
-            // SAFETY: by (1).
-            unsafe { self.retire(object) }
-        } else {
-            let (lane, weight) = cache.lane_and_weight();
-            // SAFETY: a typed cache's lane is its id; by (1) and (2) the object is one of that lane.
-            unsafe { self.shared.collect(lane, object.as_ptr().cast(), weight) }
+            note_chained(&self.shared);
         }
+        // SAFETY: by (1) and (2).
+        unsafe { self.shared.collect(in_cache(cache, object)) }
     }
 
-    /// Frees memory of the slab allocator after a grace period (`kvfree_rcu` of a bare pointer). No destructor runs.
+    /// Frees memory of the slab allocator after a grace period. No destructor runs.
     ///
     /// # Safety
     /// 1. As [`retire`](Self::retire), without the value.
     #[inline(always)]
     pub unsafe fn retire_ptr(&self, object: NonNull<u8>) {
-        let pointer = object.as_ptr();
-        // SAFETY: by (1) it is an object of the allocator.
-        let slab = unsafe { raw::slab(pointer) };
-        // SAFETY: a slab's lane is its cache's id, or 0.
-        unsafe { self.shared.collect(slab.lane(), pointer, slab.weight()) };
+        // SAFETY: by (1).
+        unsafe { self.shared.collect(plain(object)) }
+    }
+
+    /// [`retire`](Self::retire) of an object with an [`RcuHead`](crate::RcuHead): never waits, and cannot fail
+    /// (`kvfree_rcu(ptr, rhf)`, the form with two arguments).
+    ///
+    /// # Safety
+    /// 1. As [`retire`](Self::retire).
+    #[inline(always)]
+    pub unsafe fn retire_linked<T: Linked + Send>(&self, object: NonNull<T>) {
+        // SAFETY: by (1) it is a live T.
+        let head = unsafe { head::head_of(object) };
+        // SAFETY: by (1).
+        unsafe { self.shared.collect(Item { head: Some((head, Ends::<T>::SLAB)), ..self.by_address(object) }) }
     }
 
     /// Drops a `Box` after a grace period.
     ///
     /// # Safety
     /// 1. `object` came from `Box::into_raw`; otherwise as [`retire`](Self::retire).
+    #[inline]
     pub unsafe fn retire_box<T: Send>(&self, object: NonNull<T>) {
-        // SAFETY: by (1), as in `retire`.
-        unsafe { self.call(object.cast(), drop_box::<T>, size_of::<T>()) }
+        note_chained(&self.shared);
+        // SAFETY: CALL is a lane; by (1) the call is valid once.
+        unsafe { self.shared.collect(boxed(object)) }
+    }
+
+    /// [`retire_box`](Self::retire_box) of an object with an [`RcuHead`](crate::RcuHead): never waits, and cannot fail.
+    ///
+    /// # Safety
+    /// 1. As [`retire_box`](Self::retire_box).
+    #[inline]
+    pub unsafe fn retire_linked_box<T: Linked + Send>(&self, object: NonNull<T>) {
+        note_chained(&self.shared);
+        // SAFETY: by (1) it is a live T.
+        let head = unsafe { head::head_of(object) };
+        // SAFETY: CALL is a lane; by (1) the call is valid once.
+        unsafe { self.shared.collect(Item { head: Some((head, Ends::<T>::BOX)), ..boxed(object) }) }
+    }
+
+    /// What is retired by its address alone.
+    ///
+    /// # Safety
+    /// 1. As [`retire`](Self::retire).
+    #[inline(always)]
+    pub(crate) unsafe fn by_address<T: Send>(&self, object: NonNull<T>) -> Item {
+        // SAFETY: by (1) it is an object of the allocator.
+        let item = unsafe { plain(object.cast()) };
+        if !std::mem::needs_drop::<T>() {
+            return item;
+        }
+        note_chained(&self.shared);
+        // SAFETY: as above.
+        let slab = unsafe { raw::slab(item.pointer) };
+        let function = drop_slab::<T> as Function as *mut u8;
+        if slab.dropper() == raw::drop_value::<T> as Function as *mut () {
+            return Item { lane: slab.typed(), function, ..item };
+        }
+        if slab.typed() != 0 {
+            self.shared.note_called(slab.typed());
+        }
+        Item { lane: CALL, function, ..item }
+    }
+
+    /// Frees what `cache` has pending here (`kvfree_rcu_barrier_on_cache`). Waits for a grace period, if anything is pending. Does not
+    /// wait for others' deferred functions, unless objects of the cache were retired as another type than the cache's, or something
+    /// is queued without a block.
+    ///
+    /// # Panics
+    /// As [`barrier`](Self::barrier).
+    pub fn barrier_on<T>(&self, cache: &Cache<T>) {
+        self.shared.barrier_on(cache.lane_and_weight().0);
+    }
+
+    /// A view for signal handlers: see [`Constrained`].
+    pub fn constrained(&self) -> Constrained<'_, G> {
+        Constrained(self)
+    }
+
+    /// Queues an object by its head: `callback` is called once with it, after a grace period (`call_rcu`), on a worker's, ticker's or
+    /// barrier's thread. Never allocates, waits or fails; costs an exchange on a list of this CPU.
+    ///
+    /// # Safety
+    /// 1. As for [`call`](Self::call). The head is in no queue, and lives until the callback runs.
+    #[inline]
+    pub unsafe fn call_head(&self, head: NonNull<RcuHead>, callback: &'static Callback) {
+        note_chained(&self.shared);
+        self.shared.counters.callbacks.add(1);
+        self.shared.link(head, callback);
+    }
+
+    /// Bytes pending, and bytes in reserve. A look, as [`stats`](Self::stats).
+    pub fn reclaimable(&self) -> Reclaimable {
+        self.shared.reclaimable()
+    }
+
+    /// Memory is short: closes every open block, pushes the grace period, frees what has elapsed and runs no user code, empties the
+    /// reserves, and keeps refills small for [`Config::backoff`]. Does not wait for readers. Returns what was given back here; the
+    /// worker goes on with the rest.
+    pub fn relieve(&self) -> Reclaimable {
+        self.shared.relieve()
     }
 
     /// Calls `function(pointer)` once, after a grace period, on a worker's, ticker's or barrier's thread. `bytes` count against
@@ -134,12 +243,9 @@ impl<G: GracePeriods> Kvfree<G> {
     ///    this `Kvfree` outside sections of its source.
     #[inline]
     pub unsafe fn call(&self, pointer: NonNull<u8>, function: unsafe fn(*mut u8), bytes: usize) {
-        let function: Function = function;
-        let weight = bytes.div_ceil(WEIGHT_UNIT).min(1 << 22) as u32;
-        if reclaim::in_any_call() {
-            self.shared.counters.chained.add(1); // a barrier that covers the caller covers this, too
-        }
-        self.shared.collect_call(pointer.as_ptr(), function as *mut u8, weight);
+        note_chained(&self.shared);
+        // SAFETY: CALL is a lane; by (1).
+        unsafe { self.shared.collect(call(pointer.as_ptr(), function, bytes, What::Call)) }
     }
 
     /// Runs a closure after a grace period (`call_rcu`). Allocates a `Box` for it.
@@ -187,8 +293,8 @@ impl<G: GracePeriods> Kvfree<G> {
         let c = &s.counters;
         let open = s.open_size();
         Stats {
-            pending_objects: c.waiting_objects.get() + c.stray_objects.get() + open.objects,
-            pending_bytes: c.waiting_bytes.get() + c.stray_bytes.get() + open.bytes,
+            pending_objects: c.waiting_objects.get() + c.overflow_objects.get() + c.stray_objects.get() + open.objects,
+            pending_bytes: s.queued_bytes() + c.stray_bytes.get() + open.bytes,
             peak_pending_bytes: c.peak_bytes.get(),
             queued_objects: c.queued_objects.get(),
             reclaimed_objects: c.reclaimed_objects.get(),
@@ -196,6 +302,11 @@ impl<G: GracePeriods> Kvfree<G> {
             batches: c.batches.get(),
             drains: c.drains.get(),
             strays: c.strays.get(),
+            deferred: c.deferred.get(),
+            linked: c.linked.get(),
+            links: c.links.get(),
+            callbacks: c.callbacks.get(),
+            retired_twice: c.twice.get(),
             leaked: c.leaked.get(),
             inline_waits: c.inline_waits.get(),
             helped: c.helped.get(),
@@ -204,21 +315,96 @@ impl<G: GracePeriods> Kvfree<G> {
             panics: c.panics.get(),
             worker_wakes: c.wakes.get(),
             reserve_blocks: s.reserve.blocks(),
-            // Relaxed: a statistic.
-            from_supply: s.reserve.supply.load(Relaxed),
-            from_neighbour: s.reserve.neighbour.load(Relaxed),
-            from_fresh: s.reserve.fresh.load(Relaxed),
-            refills: s.reserve.refills.load(Relaxed),
+            reserve_depth: s.reserve.depth(),
+            backing_off: s.reserve.backs_off(),
+            from_supply: s.reserve.supply.get(),
+            from_neighbour: s.reserve.neighbour.get(),
+            from_fresh: s.reserve.fresh.get(),
+            refills: s.reserve.refills.get(),
+            windows: s.reserve.windows.count.get(),
+            windows_total: Duration::from_nanos(s.reserve.windows.nanoseconds.get()),
+            window_longest: Duration::from_nanos(s.reserve.windows.longest.get()),
         }
     }
 }
 
-unsafe fn drop_slab<T>(p: *mut u8) {
+/// Plain memory of the allocator.
+///
+/// # Safety
+/// 1. `object` is an object of the slab allocator.
+#[inline(always)]
+pub(crate) unsafe fn plain(object: NonNull<u8>) -> Item {
+    let pointer = object.as_ptr();
+    // SAFETY: by (1).
+    let slab = unsafe { raw::slab(pointer) };
+    Item {
+        lane: slab.lane(),
+        weight: slab.weight(),
+        pointer,
+        function: null_mut(),
+        head: None,
+        what: What::Slab,
+        found: Found::Slab,
+        constrained: false,
+    }
+}
+
+/// An object of a known cache, whose type says whether it has to be dropped.
+#[inline(always)]
+pub(crate) fn in_cache<T: Send>(cache: &Cache<T>, object: NonNull<T>) -> Item {
+    let (lane, weight) = cache.lane_and_weight();
+    let drop = if std::mem::needs_drop::<T>() { drop_slab::<T> as Function as *mut u8 } else { null_mut() };
+    let pointer = object.as_ptr().cast();
+    Item {
+        lane,
+        weight,
+        pointer,
+        function: drop,
+        head: None,
+        what: What::Slab,
+        found: Found::Known,
+        constrained: false,
+    }
+}
+
+#[inline(always)]
+fn boxed<T: Send>(object: NonNull<T>) -> Item {
+    // Boxes without size share an address.
+    let what = if size_of::<T>() == 0 { What::Call } else { What::Box };
+    call(object.as_ptr().cast(), drop_box::<T>, size_of::<T>(), what)
+}
+
+#[inline(always)]
+fn call(pointer: *mut u8, function: Function, bytes: usize, what: What) -> Item {
+    let weight = bytes.div_ceil(WEIGHT_UNIT).min(1 << 22) as u32;
+    Item {
+        lane: CALL,
+        weight,
+        pointer,
+        function: function as *mut u8,
+        head: None,
+        what,
+        found: Found::Known,
+        constrained: false,
+    }
+}
+
+/// A deferred function that retires one: a barrier that covers the former covers the latter, too.
+#[inline(always)]
+fn note_chained<G: GracePeriods>(shared: &Shared<G>) {
+    if reclaim::in_any_call() {
+        shared.counters.chained.add(1);
+    }
+}
+
+pub(crate) unsafe fn drop_slab<T>(p: *mut u8) {
+    check::freed(p);
     // SAFETY: the contract of `Kvfree::retire`: a live T in slab memory, whose last user is gone.
     drop(unsafe { quietus_slab::SlabBox::from_raw(NonNull::new_unchecked(p.cast::<T>())) });
 }
 
-unsafe fn drop_box<T>(p: *mut u8) {
+pub(crate) unsafe fn drop_box<T>(p: *mut u8) {
+    check::freed_box(p);
     // SAFETY: the contract of `Kvfree::retire_box`.
     drop(unsafe { Box::from_raw(p.cast::<T>()) });
 }
@@ -235,8 +421,7 @@ impl<G: GracePeriods> Drop for Kvfree<G> {
                 self.shared.barrier();
             }
         } else {
-            // Relaxed: see `reclaim_up_to`.
-            self.shared.abandoned.store(true, Relaxed);
+            self.shared.abandon();
         }
         if let Some(handle) = self.worker.lock().take() {
             worker::stop(&self.shared, handle, can_wait);

@@ -4,13 +4,15 @@
 //!
 //! | lane | its blocks hold | after the grace period |
 //! | --- | --- | --- |
-//! | one for each cache | objects of that cache | the block goes to the barn whole |
-//! | mixed (0) | objects of size classes up to 1 KiB, large objects | grouped by cache |
+//! | one for each cache | objects of that cache | dropped one by one if their type needs it; the block goes to the barn whole |
+//! | mixed (0) | objects of size classes up to 1 KiB; what is retired without its destructor from a cache of such types | grouped by cache |
+//! | large | objects with a mapping of their own | unmapped, run by run |
 //! | call | pairs (pointer, function) | the functions are called |
 //!
 //! # Layout
 //! `words[lane]` is the per-CPU word of the lane; a lane that was never used has [`Word::NONE`], on which every push fails, so
-//! the fast path tests nothing.
+//! the fast path tests nothing. A `Kvfree` with something to do for each object (debug mode in an optimised build, unbatched mode) hides
+//! its words from the fast path by the same means: they stand in a second array.
 
 use quietus_slab::raw::{BlockNo, Held, Lock, SLOTS, WEIGHT_UNIT, Word};
 use std::sync::atomic::{
@@ -25,18 +27,15 @@ pub(crate) enum Kind {
     Same = 1,
     /// Objects of several.
     Mixed = 2,
+    /// Large objects.
+    Large = 3,
     /// (pointer, function) pairs.
-    Call = 3,
+    Call = 4,
 }
 
 impl Kind {
     pub(crate) fn of(b: BlockNo) -> Kind {
-        // Relaxed: the block is ours, or this is a statistic.
-        match b.block().kind.load(Relaxed) {
-            1 => Kind::Same,
-            2 => Kind::Mixed,
-            _ => Kind::Call,
-        }
+        kind(lane_of(b))
     }
     /// Objects in so many slots.
     pub(crate) fn objects(self, slots: u32) -> u64 {
@@ -44,18 +43,26 @@ impl Kind {
     }
 }
 
-/// Number of a lane: a cache's id, [`MIXED`] or [`CALL`].
+/// Number of a lane: a cache's id, [`MIXED`], [`LARGE`] or [`CALL`].
 pub(crate) type Lane = u16;
 pub(crate) const MIXED: Lane = 0;
-pub(crate) const CALL: Lane = 4096;
-const LANES: usize = 4097;
+pub(crate) const LARGE: Lane = quietus_slab::raw::LARGE_LANE;
+pub(crate) const CALL: Lane = LARGE + 1;
+const LANES: usize = CALL as usize + 1;
 
 /// Bytes of retired objects a block should not exceed.
 const BLOCK_TARGET: usize = 32 << 10;
 
+/// The lane that filled a block.
+pub(crate) fn lane_of(b: BlockNo) -> Lane {
+    // Relaxed: the block is ours, or this is a statistic.
+    b.block().lane.load(Relaxed) as Lane
+}
+
 pub(crate) fn kind(lane: Lane) -> Kind {
     match lane {
         MIXED => Kind::Mixed,
+        LARGE => Kind::Large,
         CALL => Kind::Call,
         _ => Kind::Same,
     }
@@ -65,46 +72,75 @@ pub(crate) fn kind(lane: Lane) -> Kind {
 pub(crate) fn capacity(lane: Lane, weight: u32) -> u32 {
     match kind(lane) {
         Kind::Same => ((BLOCK_TARGET / (weight.max(1) as usize * WEIGHT_UNIT)) as u32).clamp(2, SLOTS),
-        Kind::Mixed | Kind::Call => SLOTS,
+        Kind::Mixed => SLOTS / 2,
+        Kind::Large | Kind::Call => SLOTS,
     }
 }
 
 pub(crate) struct Lanes {
+    /// What the fast path sees.
     words: [AtomicU32; LANES],
+    /// The mixed lane's of these.
+    mixed: AtomicU32,
+    /// Where the words are if it is not to see them.
+    hidden: Option<Box<[AtomicU32; LANES]>>,
     /// Words in use, for drains.
     used: Lock<Vec<Word>>,
 }
 
+fn none() -> [AtomicU32; LANES] {
+    [const { AtomicU32::new(Word::NONE.get()) }; LANES]
+}
+
 impl Lanes {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(hide: bool) -> Self {
         let lanes = Lanes {
-            words: [const { AtomicU32::new(Word::NONE.get()) }; LANES],
+            words: none(),
+            mixed: AtomicU32::new(Word::NONE.get()),
+            hidden: hide.then(|| Box::new(none())),
             used: Lock::new(Vec::with_capacity(LANES)),
         };
         for lane in [MIXED, CALL] {
             let word = Word::allocate().expect("no per-CPU words left (8,183 for all caches and domains)");
             // Relaxed: nobody else knows the lanes yet.
-            lanes.words[usize::from(lane)].store(word.get(), Relaxed);
+            lanes.slot(lane).store(word.get(), Relaxed);
+            if lane == MIXED && !hide {
+                // Relaxed: as above.
+                lanes.mixed.store(word.get(), Relaxed);
+            }
             lanes.used.lock().push(word);
         }
         lanes
     }
 
-    /// The lane's word; [`Word::NONE`] if it was never used.
+    fn slot(&self, lane: Lane) -> &AtomicU32 {
+        &self.hidden.as_deref().unwrap_or(&self.words)[usize::from(lane)]
+    }
+
+    /// The lane's word as the fast path sees it; [`Word::NONE`] if it was never used, or is hidden.
     ///
     /// # Safety
-    /// 1. `lane` is a cache's id, [`MIXED`] or [`CALL`].
+    /// 1. `lane` is a cache's id, [`MIXED`], [`LARGE`] or [`CALL`].
     #[inline(always)]
     pub(crate) unsafe fn word(&self, lane: Lane) -> Word {
         // Relaxed: the word is a number; what it leads to is zero until a block is installed (R).
-        // SAFETY: ids are below `CALL`, so by (1) the lane exists; stored from `Word::get`.
+        // SAFETY: ids are below `LARGE`, so by (1) the lane exists; stored from `Word::get`.
         unsafe { Word::from_raw(self.words.get_unchecked(usize::from(lane)).load(Relaxed)) }
     }
 
+    /// [`word`](Self::word) of the mixed lane, by a way that does not depend on the object: a processor that guesses the branch
+    /// to here need not wait for the object's slab.
+    #[inline(always)]
+    pub(crate) fn mixed(&self) -> Word {
+        // Relaxed: as in `word`.
+        // SAFETY: stored from `Word::get`.
+        unsafe { Word::from_raw(self.mixed.load(Relaxed)) }
+    }
+
     /// The lane's word, made at first use; never waits, never allocates memory. `None`: all words are in use, or a drain is
-    /// looking at them (the mixed lane serves instead; it and the call lane are there from the start).
+    /// looking at them (the mixed or the call lane serves instead; these are there from the start).
     pub(crate) fn open(&self, lane: Lane) -> Option<Word> {
-        let slot = &self.words[usize::from(lane)];
+        let slot = self.slot(lane);
         // Acquire: pairs with the Release below.
         let n = slot.load(Acquire);
         if n != Word::NONE.get() {
@@ -123,6 +159,14 @@ impl Lanes {
         // Release: pairs with the Acquire above.
         slot.store(word.get(), Release);
         Some(word)
+    }
+
+    /// The lane's word, if it was ever used.
+    pub(crate) fn existing(&self, lane: Lane) -> Option<Word> {
+        // Acquire: as in `open`.
+        let n = self.slot(lane).load(Acquire);
+        // SAFETY: stored from `Word::get`.
+        (n != Word::NONE.get()).then(|| unsafe { Word::from_raw(n) })
     }
 
     /// The words in use, unless somebody else is looking at them.

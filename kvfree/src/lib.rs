@@ -26,23 +26,38 @@
 
 // The modules in path order; each uses only those above it (but the stages are verbs on one `Shared`, and call each other):
 //
-// `grace` (what is asked of RCU) → `lane` (which open block) → `reserve` (empty blocks) → `queue` (batches and cookies) → `shared`
-// → `collect` (1: into the open block; full ones are closed) → `drain` (3: blocks taken back by age) → `reclaim` (4: elapsed →
-// free) → `worker` → `barrier` → `kvfree` (the doors).
+// `grace` (what is asked of RCU), `head` (two words in an object) → `lane` (which open block) → `reserve` (empty blocks) → `queue`
+// (batches and cookies) → `plane`, `deferred`, `linked` (what has no block), `check` (retired twice?) → `sweep` → `shared` → `collect` (1: into
+// the open block; full ones are closed) → `resort` (no block at hand) → `drain` (3: blocks taken back by age) → `reclaim` (4: elapsed →
+// free) → `worker` → `barrier` → `pressure` → `kvfree`, `constrained` (the doors).
 mod grace;
+mod head;
 mod stats;
 mod lane;
 mod reserve;
 mod queue;
+mod plane;
+mod deferred;
+mod linked;
+mod check;
+mod sweep;
 mod shared;
 mod collect;
+mod resort;
 mod drain;
 mod reclaim;
 mod worker;
 mod barrier;
+mod pressure;
 mod kvfree;
+mod constrained;
 
+pub use constrained::Constrained;
 pub use grace::{Cookie, GracePeriods};
+#[doc(hidden)]
+pub use head::check_field;
+pub use head::{Callback, Linked, RcuHead};
 pub use kvfree::Kvfree;
+pub use pressure::Reclaimable;
 pub use shared::Config;
 pub use stats::Stats;

@@ -12,7 +12,7 @@
 //! under the lock, so that a retirer who helps never waits for the lock. Pair **S**: a pointer's last commit into its block, then the detaching, then the cookie.
 
 use crate::grace::Cookie;
-use crate::lane::Kind;
+use crate::lane::{Kind, Lane, MIXED, lane_of};
 use quietus_slab::raw::BlockNo;
 use std::sync::atomic::{
     AtomicU64,
@@ -23,13 +23,13 @@ use std::sync::atomic::{
 const RUNNING: usize = 16;
 
 pub(crate) struct Queue {
-    /// Memory: anybody may reclaim it. Calls: user code, run by workers, barriers and ticks only.
+    /// Memory: anybody may reclaim it. Calls: user code (destructors, too), run by workers, barriers and ticks only.
     plain: Fifo,
     calls: Fifo,
     last: u64,
 }
 
-/// Numbers of the batches being reclaimed; 0: free place.
+/// The batches being reclaimed, each as its number and, in the lowest 16 bits, its lane; 0: free place.
 #[derive(Default)]
 pub(crate) struct Running([AtomicU64; RUNNING]);
 
@@ -40,6 +40,25 @@ struct Fifo {
 }
 
 const EMPTY: Fifo = Fifo { head: BlockNo::NONE, tail: BlockNo::NONE };
+
+/// Which batches to take.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// Those without user code.
+    Plain,
+    All,
+    /// Those that may hold objects of the cache with this id.
+    Cache(Lane),
+}
+
+impl Want {
+    fn lane(self, lane: Lane) -> bool {
+        match self {
+            Want::Cache(id) => lane == id || lane == MIXED,
+            _ => true,
+        }
+    }
+}
 
 /// A batch taken off the queue.
 pub(crate) struct Batch {
@@ -72,15 +91,15 @@ impl Queue {
         Queue { plain: EMPTY, calls: EMPTY, last: 0 }
     }
 
-    /// Appends a chain that was detached before `cookie` was taken. All its blocks are of one kind.
-    pub(crate) fn push(&mut self, first: BlockNo, cookie: Cookie) {
+    /// Appends a chain that was detached before `cookie` was taken. All its blocks are of one lane.
+    pub(crate) fn push(&mut self, first: BlockNo, cookie: Cookie, calls: bool) {
         self.last += 1;
         let head = first.block();
         // Relaxed: queued blocks are the queue's, under its lock (S).
         head.cookie.store(cookie.0, Relaxed);
         head.opened.store(self.last, Relaxed);
         head.batch.store(BlockNo::NONE.get(), Relaxed);
-        let fifo = if Kind::of(first) == Kind::Call { &mut self.calls } else { &mut self.plain };
+        let fifo = if calls { &mut self.calls } else { &mut self.plain };
         if fifo.tail.is_some() {
             // Relaxed: queued blocks are the queue's, under its lock (S).
             fifo.tail.block().batch.store(first.get(), Relaxed);
@@ -109,48 +128,77 @@ impl Queue {
         self.last
     }
 
-    /// Takes the oldest batch for which `elapsed` holds; those with calls only if asked for. It counts as running until
-    /// [`Running::finished`].
-    pub(crate) fn take(&mut self, running: &Running, calls: bool, elapsed: impl Fn(Cookie) -> bool) -> Option<Batch> {
+    /// Takes the oldest wanted batch for which `elapsed` holds. It counts as running until [`Running::finished`].
+    pub(crate) fn take(&mut self, running: &Running, want: Want, elapsed: impl Fn(Cookie) -> bool) -> Option<Batch> {
         // Acquire: pairs with `finished`; whoever takes the lock later, a barrier for one, gets it from us.
         let place = running.0.iter().position(|n| n.load(Acquire) == 0)?;
-        let ready = |f: &Fifo| f.cookie().filter(|&c| elapsed(c));
-        let fifo = match (ready(&self.plain), ready(&self.calls).filter(|_| calls)) {
-            (Some(p), Some(c)) if c < p => &mut self.calls,
-            (Some(_), _) => &mut self.plain,
-            (None, Some(_)) => &mut self.calls,
+        let ready = |f: &Fifo| f.find(want).filter(|&(_, b)| elapsed(cookie_of(b)));
+        let calls = if want == Want::Plain { None } else { ready(&self.calls) };
+        let (fifo, (before, first)) = match (ready(&self.plain), calls) {
+            (Some(p), Some(c)) if cookie_of(c.1) < cookie_of(p.1) => (&mut self.calls, c),
+            (Some(p), _) => (&mut self.plain, p),
+            (None, Some(c)) => (&mut self.calls, c),
             (None, None) => return None,
         };
-        let first = fifo.head;
-        // Relaxed: queued blocks are the queue's, under its lock (S).
-        fifo.head = BlockNo::from_raw(first.block().batch.load(Relaxed));
-        if !fifo.head.is_some() {
-            fifo.tail = BlockNo::NONE;
-        }
+        fifo.remove(before, first);
         // Relaxed: queued blocks are the queue's, under its lock (S).
         let number = first.block().opened.load(Relaxed);
         // Relaxed: read under the lock, or as 0.
-        running.0[place].store(number, Relaxed);
-        Some(Batch { first, cookie: Cookie(first.block().cookie.load(Relaxed)), place })
+        running.0[place].store(number << 16 | u64::from(lane_of(first)), Relaxed);
+        Some(Batch { first, cookie: cookie_of(first), place })
     }
 
-    /// Is every batch up to `number` off the queue and finished?
-    pub(crate) fn done(&self, running: &Running, number: u64) -> bool {
-        let waiting = [&self.plain, &self.calls].iter().any(|f| f.number().is_some_and(|n| n <= number));
+    /// Is every wanted batch up to `number` off the queue and finished?
+    pub(crate) fn done(&self, running: &Running, want: Want, number: u64) -> bool {
+        let mut fifos = [&self.plain, &self.calls].into_iter();
+        // Relaxed: queued blocks are the queue's, under its lock (S).
+        let old = |b: BlockNo| b.block().opened.load(Relaxed) <= number;
         // Acquire: pairs with `finished`: what the reclaim freed.
-        !waiting && !running.0.iter().map(|n| n.load(Acquire)).any(|n| n != 0 && n <= number)
+        let mut now = running.0.iter().map(|n| n.load(Acquire)).filter(|&n| n != 0);
+        !fifos.any(|f| f.find(want).is_some_and(|(_, b)| old(b)))
+            && !now.any(|n| n >> 16 <= number && want.lane(n as Lane))
     }
 }
 
 impl Fifo {
     fn cookie(&self) -> Option<Cookie> {
-        // Relaxed: queued blocks are the queue's, under its lock (S).
-        self.head.is_some().then(|| Cookie(self.head.block().cookie.load(Relaxed)))
+        self.head.is_some().then(|| cookie_of(self.head))
     }
-    fn number(&self) -> Option<u64> {
-        // Relaxed: queued blocks are the queue's, under its lock (S).
-        self.head.is_some().then(|| self.head.block().opened.load(Relaxed))
+
+    /// The oldest wanted batch, and the one before it. A look at the first, unless a single cache's are wanted.
+    fn find(&self, want: Want) -> Option<(BlockNo, BlockNo)> {
+        let (mut before, mut at) = (BlockNo::NONE, self.head);
+        while at.is_some() {
+            if want.lane(lane_of(at)) {
+                return Some((before, at));
+            }
+            (before, at) = (at, after(at));
+        }
+        None
     }
+
+    fn remove(&mut self, before: BlockNo, b: BlockNo) {
+        let next = after(b);
+        if before.is_some() {
+            // Relaxed: queued blocks are the queue's, under its lock (S).
+            before.block().batch.store(next.get(), Relaxed);
+        } else {
+            self.head = next;
+        }
+        if !next.is_some() {
+            self.tail = before;
+        }
+    }
+}
+
+fn cookie_of(b: BlockNo) -> Cookie {
+    // Relaxed: queued blocks are the queue's, under its lock (S).
+    Cookie(b.block().cookie.load(Relaxed))
+}
+
+fn after(b: BlockNo) -> BlockNo {
+    // Relaxed: queued blocks are the queue's, under its lock (S).
+    BlockNo::from_raw(b.block().batch.load(Relaxed))
 }
 
 impl Running {

@@ -7,15 +7,14 @@
 //! Pair **G**: `poll` true happens after the sections. It is asked twice: once to take the batch, once before anything is freed;
 //! if the second answer is no, the batch is leaked and reported, never freed.
 
-use crate::collect::Item;
+use crate::check;
 use crate::grace::{Cookie, GracePeriods};
-use crate::lane::{CALL, Kind};
-use crate::queue::{Batch, Size, measure};
+use crate::lane::Kind;
+use crate::queue::{Batch, Size, Want, measure};
 use crate::shared::Shared;
-use quietus_slab::raw::BlockNo;
+use quietus_slab::raw::{self, BlockNo};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 /// A deferred function is running on this thread for the `Shared` at this address; older ones below.
@@ -38,6 +37,8 @@ pub(crate) fn in_any_call() -> bool {
 /// Batches a helper reclaims at most at one go: bounds what a single retire or allocation may cost (a batch is one block, or the
 /// few that had piled up on a CPU).
 const HELP_BATCHES: u32 = 16;
+/// So many objects before a destructor is run on one it is fetched into the cache.
+const AHEAD: usize = 6;
 /// A mixed batch costs about as much as so many whole-block ones.
 const MIXED_COST: u32 = 8;
 
@@ -62,15 +63,15 @@ impl<G: GracePeriods> Shared<G> {
         false
     }
 
-    /// A bounded number of elapsed batches without user code, oldest first. Returns the cookie of the oldest of these that is left,
+    /// A bounded number of elapsed batches that are wanted, oldest first. Returns the cookie of the oldest of these that is left,
     /// whether elapsed or not; `None`: none is left, or somebody else has the queue.
-    pub(crate) fn reclaim_some(&self) -> Option<Cookie> {
+    pub(crate) fn reclaim_some(&self, want: Want) -> Option<Cookie> {
         let mut budget = HELP_BATCHES;
         loop {
             let mut queue = self.queue.try_lock()?;
-            let Some(batch) = (budget > 0).then(|| queue.take(&self.running, false, |c| self.gp.poll(c))).flatten()
+            let Some(batch) = (budget > 0).then(|| queue.take(&self.running, want, |c| self.gp.poll(c))).flatten()
             else {
-                return queue.oldest_plain();
+                return if want == Want::Plain { queue.oldest_plain() } else { queue.oldest() };
             };
             drop(queue);
             budget = budget.saturating_sub(if Kind::of(batch.first) == Kind::Same { 1 } else { MIXED_COST });
@@ -83,23 +84,21 @@ impl<G: GracePeriods> Shared<G> {
     /// thread reclaims. Stops between two batches once `until` has passed.
     pub(crate) fn reclaim_all(&self, until: Option<Instant>) {
         let last = self.queue.lock().last();
-        self.reclaim_up_to(last, until);
+        self.reclaim_up_to(Want::All, last, until);
     }
 
-    /// Elapsed batches, calls included, until those up to `number` are off the queue and finished, or nothing that is left has
+    /// Elapsed batches that are wanted, until those up to `number` are off the queue and finished, or nothing that is left of them has
     /// elapsed, or `until` has passed. Returns whether they are.
-    pub(crate) fn reclaim_up_to(&self, number: u64, until: Option<Instant>) -> bool {
+    pub(crate) fn reclaim_up_to(&self, want: Want, number: u64, until: Option<Instant>) -> bool {
         loop {
-            // Relaxed: whoever abandons is inside a call on this thread; or is inside a section, and then a call that has begun may
-            // end later (`retire`, contract 2).
-            if self.abandoned.load(Relaxed) || until.is_some_and(|end| Instant::now() >= end) {
+            if self.is_abandoned() || until.is_some_and(|end| Instant::now() >= end) {
                 return false;
             }
             let mut queue = self.queue.lock();
-            if queue.done(&self.running, number) {
+            if queue.done(&self.running, want, number) {
                 return true;
             }
-            let Some(batch) = queue.take(&self.running, true, |c| self.gp.poll(c)) else { return false };
+            let Some(batch) = queue.take(&self.running, want, |c| self.gp.poll(c)) else { return false };
             drop(queue);
             self.reclaim(batch);
         }
@@ -108,10 +107,10 @@ impl<G: GracePeriods> Shared<G> {
     /// The allocating slow path found a barn empty: hand back what has elapsed, push the grace period if enough waits for it.
     pub(crate) fn help_dry(&self) -> bool {
         let before = self.counters.helped.get();
-        if let Some(oldest) = self.reclaim_some() {
+        if let Some(oldest) = self.reclaim_some(Want::Plain) {
             let enough = self.counters.waiting_bytes.get() >= self.batch_bytes() / 2;
             if self.counters.helped.get() == before && enough && self.gp.advance(oldest) {
-                self.reclaim_some();
+                self.reclaim_some(Want::Plain);
             }
         }
         self.counters.helped.get() != before
@@ -141,19 +140,30 @@ impl<G: GracePeriods> Shared<G> {
             self.counters.reclaimed_bytes.add(size.bytes);
         } else {
             self.counters.leaked.add(size.objects);
-            eprintln!(
-                "quietus: grace period {} of {} retired objects was taken back after it had ended; leaking them",
-                batch.cookie.0, size.objects
-            );
+            self.report_taken_back(batch.cookie, size.objects);
         }
+    }
+
+    /// Says what the second look at a grace period has found.
+    pub(crate) fn report_taken_back(&self, cookie: Cookie, objects: u64) {
+        eprintln!(
+            "quietus: grace period {} of {objects} retired objects was taken back after it had ended; leaking them",
+            cookie.0
+        );
     }
 
     /// Frees what a block holds, now.
     fn free_block(&self, b: BlockNo) {
-        match Kind::of(b) {
-            // SAFETY: the block is ours, its objects are of one cache, and their grace period is over.
-            Kind::Same => unsafe { quietus_slab::raw::recycle(b) },
-            Kind::Mixed => {
+        let kind = Kind::of(b);
+        if kind != Kind::Call && check::is_active() {
+            // SAFETY: the block is ours.
+            unsafe { b.block().retired() }.iter().for_each(|&p| check::freed(p));
+        }
+        match kind {
+            Kind::Same if !self.drop_values(b) => {}
+            // SAFETY: the block is ours, its objects are of one cache, their values are gone, and their grace period is over.
+            Kind::Same => unsafe { raw::recycle(b) },
+            Kind::Mixed | Kind::Large => {
                 // SAFETY: the objects' grace period is over; retire's contract says that each is there once. The block is ours
                 // until it goes back.
                 unsafe { quietus_slab::free_bulk(b.block().retired()) };
@@ -161,46 +171,71 @@ impl<G: GracePeriods> Shared<G> {
             }
             Kind::Call => {
                 // SAFETY: the block is ours until it goes back to the reserve.
-                for pair in unsafe { b.block().retired() }.chunks_exact(2) {
-                    // Relaxed: set by the call before, on this thread, or never seen.
-                    if self.abandoned.load(Relaxed) {
-                        self.counters.leaked.add(1); // the handle is gone: so may be what the rest borrows
-                    } else {
-                        self.call(pair[0], pair[1]);
+                let words = unsafe { b.block().retired() };
+                let pairs = words.len() / 2;
+                let done = self.run_each(pairs, |i| {
+                    if let Some(&soon) = words.get(2 * (i + AHEAD)) {
+                        raw::prefetch(soon);
                     }
-                }
+                    // SAFETY: pairs are made from a `Function`; both have the size of a pointer.
+                    let function = unsafe { std::mem::transmute::<*mut u8, Function>(words[2 * i + 1]) };
+                    // SAFETY: the contract of `Kvfree::call`: it may be called once on the pointer, after a grace period.
+                    unsafe { function(words[2 * i]) }
+                });
+                self.counters.leaked.add((pairs - done) as u64);
                 self.reserve.put(b);
             }
         }
     }
 
-    /// Frees one item, now: its grace period is over.
-    pub(crate) fn free_item(&self, item: Item) {
-        if item.lane == CALL {
-            self.call(item.pointer, item.function);
-        } else {
-            // SAFETY: the object's grace period is over.
-            unsafe { quietus_slab::free_bulk(&[item.pointer]) };
+    /// One pass over a block of one cache that drops its objects' values, if their type asks for it. False: a destructor has ended
+    /// the handle; what is left is leaked.
+    fn drop_values(&self, b: BlockNo) -> bool {
+        // SAFETY: the block is ours, and holds something.
+        let objects = unsafe { b.block().retired() };
+        // SAFETY: it is an object of the allocator that is not free.
+        let dropper = unsafe { raw::slab(objects[0]) }.dropper();
+        if dropper.is_null() {
+            return true;
         }
+        // SAFETY: a slab's dropper is a `drop_value`; both have the size of a pointer.
+        let drop = unsafe { std::mem::transmute::<*mut (), Function>(dropper) };
+        // SAFETY: the lane of a cache with a dropper takes objects of its type that are to be dropped, each once.
+        let done = self.run_each(objects.len(), |i| unsafe { drop(objects[i]) });
+        self.counters.leaked.add((objects.len() - done) as u64);
+        done == objects.len()
     }
 
-    /// Calls one deferred function. A panic is counted (the panic hook has reported it) and stops nothing.
-    fn call(&self, pointer: *mut u8, function: *mut u8) {
-        // SAFETY: pairs are made by `Kvfree::call` from a `Function`; both have the size of a pointer.
-        let function = unsafe { std::mem::transmute::<*mut u8, Function>(function) };
+    /// Runs one deferred function or destructor, as [`run_each`](Self::run_each) does.
+    pub(crate) fn run(&self, f: impl FnOnce()) {
+        let mut f = Some(f);
+        self.run_each(1, |_| f.take().into_iter().for_each(|f| f()));
+    }
+
+    /// Runs `n` deferred functions or destructors. A panic is counted (the panic hook has reported it) and stops nothing but the one. Returns
+    /// how many were run: fewer if one of them has ended the handle, and with it maybe what the rest borrows.
+    fn run_each(&self, n: usize, mut f: impl FnMut(usize)) -> usize {
         let frame = Frame { owner: std::ptr::from_ref(self).cast(), below: newest() };
-        let _ = CALLS.try_with(|calls| calls.set(&raw const frame));
-        // SAFETY: the contract of `Kvfree::call`: the function may be called once on the pointer, after a grace period.
-        let result = catch_unwind(AssertUnwindSafe(|| unsafe { function(pointer) }));
-        let _ = CALLS.try_with(|calls| calls.set(frame.below));
-        // Release: pairs with the snapshots of a barrier: what the call has retired.
-        self.counters.calls_run.add_release(1);
-        if let Err(payload) = result {
-            self.counters.panics.add(1);
-            // A payload's own destructor may panic, too; what that leaves is given up.
-            if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-                std::mem::forget(again);
+        let mut next = 0;
+        while next < n && !self.is_abandoned() {
+            let _ = CALLS.try_with(|calls| calls.set(&raw const frame));
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                while next < n && !self.is_abandoned() {
+                    next += 1;
+                    f(next - 1);
+                }
+            }));
+            let _ = CALLS.try_with(|calls| calls.set(frame.below));
+            if let Err(payload) = result {
+                self.counters.panics.add(1);
+                // A payload's own destructor may panic, too; what that leaves is given up.
+                if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                    std::mem::forget(again);
+                }
             }
         }
+        // Release: pairs with the snapshots of a barrier, which has waited for the batch: what the calls have retired.
+        self.counters.calls_run.add_release(next as u64);
+        next
     }
 }

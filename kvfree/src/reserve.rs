@@ -4,15 +4,21 @@
 //! Handed to by [`collect`](crate::collect), which opens blocks, and [`reclaim`](crate::reclaim), which brings them back; hands to
 //! the slab crate's page supply.
 //!
+//! Each CPU's reserve is as deep as the demand of the last round was (blocks taken from it, and misses), between the configured
+//! depth and the greatest one; a quieter round makes it half as deep at most. Under memory pressure a refill brings one block, and when
+//! nothing is pending any more everything goes back to the page supply.
+//!
 //! # Ordering
 //! The stacks are pair N of the page supply. The refill flag: a miss swaps it to true (AcqRel), the worker clears it last
 //! (Release), so N simultaneous misses give one run, and a miss after the clearing gives the next.
 
+use crate::stats::Count;
 use quietus_slab::raw::{self, BlockNo, Site, Stack};
 use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64,
     Ordering::{AcqRel, Relaxed, Release},
 };
+use std::time::{Duration, Instant};
 
 /// One CPU's reserve.
 #[repr(align(64))]
@@ -20,56 +26,104 @@ use std::sync::atomic::{
 struct Shelf {
     blocks: Stack,
     count: AtomicU32,
+    /// Blocks that it may hold.
+    depth: AtomicU32,
+    /// Blocks wanted from it since the last round.
+    demand: AtomicU32,
     /// Refill work is on its way (`work_in_progress`).
     refilling: AtomicBool,
+    /// When it was asked for, in nanoseconds since `born`.
+    missed: AtomicU64,
+}
+
+/// The time from a miss to the end of the refill: the seed's extra latency window.
+#[derive(Default)]
+pub(crate) struct Windows {
+    pub(crate) count: Count,
+    pub(crate) nanoseconds: Count,
+    pub(crate) longest: Count,
 }
 
 pub(crate) struct Reserve {
     shelves: Box<[Shelf]>,
-    depth: u32,
+    least: u32,
+    most: u32,
+    born: Instant,
+    /// Refills are small until then, in nanoseconds since `born`.
+    backoff: AtomicU64,
+    /// A miss on a constrained path has asked without waking the worker.
+    owed: AtomicBool,
     /// Blocks that had to come from elsewhere, by step.
-    pub(crate) supply: AtomicU64,
-    pub(crate) neighbour: AtomicU64,
-    pub(crate) fresh: AtomicU64,
-    pub(crate) refills: AtomicU64,
+    pub(crate) supply: Count,
+    pub(crate) neighbour: Count,
+    pub(crate) fresh: Count,
+    pub(crate) refills: Count,
+    pub(crate) windows: Windows,
 }
 
 impl Reserve {
-    pub(crate) fn new(depth: u32) -> Self {
+    pub(crate) fn new(least: u32, most: u32) -> Self {
+        let shelf = |_| Shelf { depth: AtomicU32::new(least), ..Shelf::default() };
         Reserve {
-            shelves: (0..raw::regions()).map(|_| Shelf::default()).collect(),
-            depth,
-            supply: AtomicU64::new(0),
-            neighbour: AtomicU64::new(0),
-            fresh: AtomicU64::new(0),
-            refills: AtomicU64::new(0),
+            shelves: (0..raw::regions()).map(shelf).collect(),
+            least,
+            most: if least == 0 { 0 } else { most.max(least) },
+            born: Instant::now(),
+            backoff: AtomicU64::new(0),
+            owed: AtomicBool::new(false),
+            supply: Count::default(),
+            neighbour: Count::default(),
+            fresh: Count::default(),
+            refills: Count::default(),
+            windows: Windows::default(),
         }
+    }
+
+    fn now(&self) -> u64 {
+        self.born.elapsed().as_nanos() as u64
     }
 
     /// An empty block for `site`, and whether the worker should be kicked to refill. In order: this CPU's reserve, the lock-free
     /// page supply, a neighbour's reserve, a page never used before (which costs a page fault). `None`: all blocks there can be
     /// are in use. A miss is a reserve and a supply that are both empty: the supply is as good as the reserve while it lasts, and
-    /// blocks that went to a barn whole come back through it.
-    pub(crate) fn get(&self, site: Site) -> (Option<BlockNo>, bool) {
+    /// blocks that went to a barn whole come back through it. On a constrained path the worker is not kicked; the thread's next ordinary
+    /// call does it.
+    pub(crate) fn get(&self, site: Site, constrained: bool) -> (Option<BlockNo>, bool) {
         let shelf = &self.shelves[site.index() as usize];
+        // Relaxed: a request; what it asks for is in the flags of the shelves.
+        let owed = !constrained && self.owed.load(Relaxed) && self.owed.swap(false, Relaxed);
         if let Some(b) = shelf.take() {
-            return (Some(b), false);
+            return (Some(b), owed);
         }
         if let Some(b) = raw::try_page() {
-            // Relaxed: a statistic.
-            self.supply.fetch_add(1, Relaxed);
-            return (Some(b), false);
+            self.supply.add(1);
+            return (Some(b), owed);
         }
-        // AcqRel: one of N simultaneous misses asks (refill flag).
-        let kick = self.depth > 0 && !shelf.refilling.swap(true, AcqRel);
+        let kick = self.miss(shelf);
+        if kick && constrained {
+            // Relaxed: as above.
+            self.owed.store(true, Relaxed);
+        }
+        let kick = kick && !constrained || owed;
         if let Some(b) = self.shelves.iter().find_map(Shelf::take) {
-            self.neighbour.fetch_add(1, Relaxed);
+            self.neighbour.add(1);
             return (Some(b), kick);
         }
         let b = raw::page();
-        // Relaxed: a statistic.
-        self.fresh.fetch_add(u64::from(b.is_some()), Relaxed);
+        self.fresh.add(u64::from(b.is_some()));
         (b, kick)
+    }
+
+    /// Nothing on the shelf, nothing in the supply. True: this miss asks for the refill.
+    fn miss(&self, shelf: &Shelf) -> bool {
+        // Relaxed: a statistic that the depth follows.
+        shelf.demand.fetch_add(1, Relaxed);
+        // Relaxed: a hint, and a statistic.
+        if !shelf.refilling.load(Relaxed) {
+            shelf.missed.store(self.now(), Relaxed);
+        }
+        // AcqRel: one of N simultaneous misses asks (refill flag).
+        self.least > 0 && !shelf.refilling.swap(true, AcqRel)
     }
 
     /// Takes an empty block back to the reserve of its owner; surplus goes to the page supply.
@@ -77,7 +131,7 @@ impl Reserve {
         // Relaxed: the block is ours (N).
         let owner = b.block().owner.load(Relaxed) as usize;
         match self.shelves.get(owner) {
-            Some(shelf) if shelf.put(b, self.depth) => {}
+            Some(shelf) if shelf.put(b) => {}
             _ => raw::put_page(b),
         }
     }
@@ -90,6 +144,7 @@ impl Reserve {
     /// [`refill`](Self::refill), with something to do in the middle of each shelf's run.
     fn refill_with(&self, mut mid: impl FnMut()) -> u32 {
         let mut added = 0;
+        let small = self.backs_off();
         for shelf in &self.shelves {
             // Relaxed: a hint; the flag's meaning is in the swap and the clearing.
             if !shelf.refilling.load(Relaxed) {
@@ -97,20 +152,27 @@ impl Reserve {
             }
             mid();
             // Relaxed: a count of places, that orders nothing: the stack hands the blocks over (N).
-            while shelf.count.load(Relaxed) < self.depth {
+            let depth = if small { 1 } else { shelf.depth.load(Relaxed) };
+            // Relaxed: as above.
+            while shelf.count.load(Relaxed) < depth {
                 if let Some(b) = raw::try_page() {
-                    if !shelf.put(b, self.depth) {
+                    if !shelf.put(b) {
                         raw::put_page(b);
                         break;
                     }
                     added += 1;
-                } else if raw::grow(self.depth) == 0 {
+                } else if raw::grow(depth) == 0 {
                     break;
                 }
             }
+            // Relaxed: a statistic.
+            let window = self.now().saturating_sub(shelf.missed.load(Relaxed));
+            self.windows.count.add(1);
+            self.windows.nanoseconds.add(window);
+            self.windows.longest.max(window);
             // Release: last; a miss from here on asks again (refill flag).
             shelf.refilling.store(false, Release);
-            self.refills.fetch_add(1, Relaxed);
+            self.refills.add(1);
         }
         added
     }
@@ -118,16 +180,53 @@ impl Reserve {
     /// Has a miss asked for a refill?
     pub(crate) fn wanted(&self) -> bool {
         // Relaxed: a hint; the flag's meaning is in the swap and the clearing.
-        self.depth > 0 && self.shelves.iter().any(|s| s.refilling.load(Relaxed))
+        self.least > 0 && self.shelves.iter().any(|s| s.refilling.load(Relaxed))
     }
 
-    /// Gives everything to the page supply.
-    pub(crate) fn empty(&self) {
+    /// Once for each round of the worker: every reserve becomes as deep as its demand was; surplus goes to the page supply.
+    pub(crate) fn adapt(&self) {
         for shelf in &self.shelves {
-            while let Some(b) = shelf.take() {
+            // Relaxed: statistics; only this thread changes the depth.
+            let (demand, depth) = (shelf.demand.swap(0, Relaxed), shelf.depth.load(Relaxed));
+            let new = demand.max(depth / 2).clamp(self.least, self.most);
+            // Relaxed: as above.
+            shelf.depth.store(new, Relaxed);
+            // Relaxed: a count of places, that orders nothing: the stack hands the blocks over (N).
+            while shelf.count.load(Relaxed) > new {
+                let Some(b) = shelf.take() else { break };
                 raw::put_page(b);
             }
         }
+    }
+
+    /// From now on, for so long, a refill brings one block.
+    pub(crate) fn back_off(&self, pause: Duration) {
+        // Relaxed: a time, that orders nothing.
+        self.backoff.store(self.now() + pause.as_nanos() as u64, Relaxed);
+    }
+
+    /// Is memory short, as far as we were told lately?
+    pub(crate) fn backs_off(&self) -> bool {
+        // Relaxed: a time, that orders nothing.
+        self.now() < self.backoff.load(Relaxed)
+    }
+
+    /// Depth of the deepest reserve.
+    pub(crate) fn depth(&self) -> u32 {
+        // Relaxed: a statistic.
+        self.shelves.iter().map(|s| s.depth.load(Relaxed)).max().unwrap_or(0)
+    }
+
+    /// Gives everything to the page supply. Returns how many blocks.
+    pub(crate) fn empty(&self) -> u32 {
+        let mut given = 0;
+        for shelf in &self.shelves {
+            while let Some(b) = shelf.take() {
+                raw::put_page(b);
+                given += 1;
+            }
+        }
+        given
     }
 
     /// Blocks held now.
@@ -140,12 +239,16 @@ impl Reserve {
 impl Shelf {
     fn take(&self) -> Option<BlockNo> {
         let b = self.blocks.pop()?;
+        // Relaxed: a statistic that the depth follows.
+        self.demand.fetch_add(1, Relaxed);
         // Relaxed: a count of places, that orders nothing: the stack hands the blocks over (N).
         self.count.fetch_sub(1, Relaxed);
         Some(b)
     }
-    /// Adds a block unless `depth` are there: the place is taken first, so the reserve never holds more.
-    fn put(&self, b: BlockNo, depth: u32) -> bool {
+    /// Adds a block unless the shelf is full: the place is taken first, so the reserve never holds more than its depth.
+    fn put(&self, b: BlockNo) -> bool {
+        // Relaxed: a limit, that orders nothing.
+        let depth = self.depth.load(Relaxed);
         // Relaxed: a count of places, that orders nothing: the stack hands the blocks over (N).
         let room = self.count.fetch_update(Relaxed, Relaxed, |n| (n < depth).then_some(n + 1)).is_ok();
         if room {
@@ -162,10 +265,10 @@ mod tests {
 
     #[test]
     fn never_above_its_depth_and_starts_empty() {
-        let reserve = Reserve::new(3);
+        let reserve = Reserve::new(3, 3);
         let site = raw::all_sites().next().unwrap();
         assert_eq!(reserve.blocks(), 0);
-        let blocks: Vec<BlockNo> = (0..8).map(|_| reserve.get(site).0.unwrap()).collect();
+        let blocks: Vec<BlockNo> = (0..8).map(|_| reserve.get(site, false).0.unwrap()).collect();
         for b in blocks {
             b.block().owner.store(site.index(), Relaxed);
             reserve.put(b);
@@ -177,14 +280,14 @@ mod tests {
 
     #[test]
     fn many_misses_ask_once_and_the_next_round_asks_again() {
-        let reserve = Reserve::new(2);
+        let reserve = Reserve::new(2, 2);
         let site = raw::all_sites().next().unwrap();
         let mut held = Vec::new();
         while let Some(b) = raw::try_page() {
             held.push(b); // nothing in the supply: every get below misses
         }
         let mut asked = || {
-            let (b, kick) = reserve.get(site);
+            let (b, kick) = reserve.get(site, false);
             held.push(b.unwrap());
             kick
         };
@@ -205,9 +308,9 @@ mod tests {
 
     #[test]
     fn depth_zero_never_asks() {
-        let reserve = Reserve::new(0);
+        let reserve = Reserve::new(0, 64);
         let site = raw::all_sites().next().unwrap();
-        let (b, kick) = reserve.get(site);
+        let (b, kick) = reserve.get(site, false);
         assert!(!kick);
         reserve.put(b.unwrap());
         assert_eq!(reserve.blocks(), 0);

@@ -1,15 +1,17 @@
-//! What the handle, the worker and the allocator's hook share: lanes, reserve, queue, counters.
+//! What the handle, the worker and the allocator's hook share: lanes, reserve, queue, overflow, counters.
 //!
 //! Every later module is a verb on [`Shared`].
 
+use crate::check;
 use crate::grace::GracePeriods;
-use crate::lane::Lanes;
+use crate::lane::{LARGE, Lane, Lanes};
 use crate::queue::{Queue, Running};
 use crate::reserve::Reserve;
 use crate::stats::Counters;
+use crate::sweep::Overflow;
 use quietus_slab::raw::Lock;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -20,15 +22,39 @@ pub struct Config {
     pub budget: usize,
     /// How long a retired object may lie in an open block, half-full, before the worker closes it.
     pub age: Duration,
-    /// Empty blocks kept for each CPU; 0: none.
+    /// Empty blocks kept for each CPU (`rcu_min_cached_objs`); 0: none.
     pub reserve: u32,
+    /// Most empty blocks kept for each CPU when the demand is high. (Not used if `reserve` is 0.)
+    pub reserve_most: u32,
+    /// How long refills are small after memory was said to be short ([`relieve`](crate::Kvfree::relieve)).
+    pub backoff: Duration,
     /// Whether to have a worker thread. Without it the caller drives, by `tick`.
     pub workers: bool,
+    /// Whether retirers, too, run destructors and deferred functions whose grace period is over, when they close a block: faster by
+    /// far where one thread retires, since what was allocated here is freed here. Not by default, because a retirer may hold a lock
+    /// that a destructor takes.
+    pub help_with_destructors: bool,
+    /// Whether retired objects are collected in blocks. Without, each is queued by a callback of its own, allocated if the object has
+    /// no head: for comparison, and to see in a debugger what becomes of one object.
+    pub batching: bool,
+    /// Debug mode: an object that is retired twice is reported, and freed once. Costs one atomic operation a retire and
+    /// a free; switched on by default where debug assertions are.
+    pub debug: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { budget: 4 << 20, age: Duration::from_millis(50), reserve: 5, workers: true }
+        Config {
+            budget: 4 << 20,
+            age: Duration::from_millis(50),
+            reserve: 5,
+            reserve_most: 64,
+            backoff: Duration::from_secs(1),
+            workers: true,
+            help_with_destructors: false,
+            batching: true,
+            debug: cfg!(debug_assertions),
+        }
     }
 }
 
@@ -39,6 +65,7 @@ pub(crate) struct Shared<G> {
     pub(crate) reserve: Reserve,
     pub(crate) queue: Lock<Queue>,
     pub(crate) running: Running,
+    pub(crate) overflow: Overflow,
     pub(crate) counters: Counters,
     /// Blocks holding one pointer each, retired where no open block could be used.
     pub(crate) strays: quietus_slab::raw::Stack,
@@ -47,27 +74,32 @@ pub(crate) struct Shared<G> {
     /// The worker has been told that there is something (pair "bell" in `worker`).
     pub(crate) armed: AtomicBool,
     pub(crate) stopping: AtomicBool,
-    /// The handle is gone without a barrier: no deferred function may run any more.
-    pub(crate) abandoned: AtomicBool,
+    abandoned: AtomicBool,
+    called: Box<[AtomicBool]>,
     pub(crate) worker: OnceLock<Thread>,
 }
 
 impl<G: GracePeriods> Shared<G> {
     pub(crate) fn new(gp: G, mut config: Config) -> Self {
         config.age = config.age.max(Duration::from_millis(1));
+        if config.debug {
+            check::activate();
+        }
         Shared {
             gp,
-            lanes: Lanes::new(),
-            reserve: Reserve::new(config.reserve),
+            lanes: Lanes::new(!config.batching || config.debug && !cfg!(debug_assertions)),
+            reserve: Reserve::new(config.reserve, config.reserve_most),
             config,
             queue: Lock::new(Queue::new()),
             running: Running::default(),
+            overflow: Overflow::new(),
             counters: Counters::default(),
             strays: quietus_slab::raw::Stack::new(),
             passes: AtomicU64::new(0),
             armed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
+            called: (0..usize::from(LARGE)).map(|_| AtomicBool::new(false)).collect(),
             worker: OnceLock::new(),
         }
     }
@@ -75,5 +107,35 @@ impl<G: GracePeriods> Shared<G> {
     /// Bytes queued that make a grace period worth its membarrier.
     pub(crate) fn batch_bytes(&self) -> u64 {
         (self.config.budget as u64 / 8).clamp(1, 512 << 10)
+    }
+
+    /// The handle goes without a barrier.
+    pub(crate) fn abandon(&self) {
+        // Relaxed: see `is_abandoned`.
+        self.abandoned.store(true, Relaxed);
+    }
+
+    /// The handle is gone without a barrier: no deferred function may run any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        // Relaxed: whoever abandons is inside a call on this thread; or is inside a section, and then a call that has begun may end
+        // later (`retire`, contract 2).
+        self.abandoned.load(Relaxed)
+    }
+
+    /// An object of the cache with this id takes the call lane: a barrier on the cache cannot tell it from others' calls.
+    pub(crate) fn note_called(&self, id: Lane) {
+        // Relaxed: for barriers that this call happens before.
+        self.called[usize::from(id)].store(true, Relaxed);
+    }
+
+    /// Has [`note_called`](Self::note_called) been called for the cache?
+    pub(crate) fn was_called(&self, id: Lane) -> bool {
+        // Relaxed: as above.
+        self.called[usize::from(id)].load(Relaxed)
+    }
+
+    /// Bytes that are retired and not free, as far as they have left the open blocks.
+    pub(crate) fn queued_bytes(&self) -> u64 {
+        self.counters.waiting_bytes.get() + self.counters.overflow_bytes.get()
     }
 }

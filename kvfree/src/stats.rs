@@ -4,6 +4,7 @@ use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
+use std::time::Duration;
 
 /// A statistic: no ordering, no meaning beyond its value.
 #[derive(Debug, Default)]
@@ -43,6 +44,9 @@ pub(crate) struct Counters {
     pub(crate) reclaimed_bytes: Count,
     pub(crate) waiting_objects: Count,
     pub(crate) waiting_bytes: Count,
+    /// Objects without a block: bits and lists.
+    pub(crate) overflow_objects: Count,
+    pub(crate) overflow_bytes: Count,
     /// Strays that are not queued yet.
     pub(crate) stray_objects: Count,
     pub(crate) stray_bytes: Count,
@@ -50,6 +54,11 @@ pub(crate) struct Counters {
     pub(crate) batches: Count,
     pub(crate) drains: Count,
     pub(crate) strays: Count,
+    pub(crate) deferred: Count,
+    pub(crate) linked: Count,
+    pub(crate) links: Count,
+    pub(crate) callbacks: Count,
+    pub(crate) twice: Count,
     pub(crate) leaked: Count,
     pub(crate) inline_waits: Count,
     pub(crate) helped: Count,
@@ -83,6 +92,16 @@ pub struct Stats {
     pub drains: u64,
     /// Objects that found no open block and took a block of their own.
     pub strays: u64,
+    /// Objects that found no block and were noted in the deferred bitmap.
+    pub deferred: u64,
+    /// Objects that found no block and were queued by the head they have.
+    pub linked: u64,
+    /// Objects that found no block and for which a head was allocated.
+    pub links: u64,
+    /// Objects queued by a callback of their own, as was asked for (`call_head`, unbatched mode).
+    pub callbacks: u64,
+    /// Second retires of an object, which debug mode has caught and ignored.
+    pub retired_twice: u64,
     /// Objects given up because a second look said that their grace period was not over, or because no block and no way to wait
     /// was left.
     pub leaked: u64,
@@ -100,6 +119,10 @@ pub struct Stats {
     pub worker_wakes: u64,
     /// Empty blocks in reserves.
     pub reserve_blocks: u32,
+    /// Depth of the deepest reserve: it follows the demand.
+    pub reserve_depth: u32,
+    /// Refills are small, because memory was said to be short.
+    pub backing_off: bool,
     /// Blocks that came from the page supply because the CPU's reserve was empty.
     pub from_supply: u64,
     /// Blocks that came from another CPU's reserve.
@@ -108,4 +131,24 @@ pub struct Stats {
     pub from_fresh: u64,
     /// Runs of the refill work.
     pub refills: u64,
+    /// Times that a CPU found both its reserve and the supply empty, up to the end of the refill: the windows in which retirers
+    /// had to go elsewhere.
+    pub windows: u64,
+    /// Length of all these windows together.
+    pub windows_total: Duration,
+    /// The longest of them.
+    pub window_longest: Duration,
+}
+
+impl Stats {
+    /// Retires that found neither their CPU's reserve nor the page supply of any help: all the later steps of resort together.
+    pub fn fallbacks(&self) -> u64 {
+        self.from_neighbour
+            + self.from_fresh
+            + self.deferred
+            + self.linked
+            + self.links
+            + self.inline_waits
+            + self.leaked
+    }
 }

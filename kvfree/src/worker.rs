@@ -42,15 +42,16 @@ impl<G: GracePeriods> Shared<G> {
     pub(crate) fn pass(&self, until: Option<Instant>) -> bool {
         self.reserve.refill();
         self.reclaim_all(until);
+        let left = self.sweep(until);
         let oldest = self.queue.lock().oldest();
-        let Some(oldest) = oldest else { return false };
+        let Some(oldest) = oldest else { return left };
         if self.gp.advance(oldest) {
             self.reclaim_all(until);
         }
-        !self.queue.lock().is_empty()
+        left || !self.queue.lock().is_empty()
     }
 
-    fn run(&self) {
+    fn work(&self) {
         let mut last = Instant::now();
         // Acquire: pairs with the Release in `stop`.
         while !self.stopping.load(Acquire) {
@@ -66,6 +67,7 @@ impl<G: GracePeriods> Shared<G> {
             // Relaxed: a clock; a late reader makes a block seem older.
             let now = self.passes.fetch_add(1, Relaxed) + 1;
             self.drain(now - 1);
+            self.reserve.adapt();
             *last = Instant::now();
         }
         if self.pass(Some(*last + period)) {
@@ -79,6 +81,7 @@ impl<G: GracePeriods> Shared<G> {
             self.armed.store(true, Relaxed);
             std::thread::park_timeout(period.saturating_sub(last.elapsed()));
         } else {
+            self.reserve.empty(); // idle: what was preloaded goes back
             std::thread::park();
         }
     }
@@ -87,7 +90,7 @@ impl<G: GracePeriods> Shared<G> {
 /// Starts the worker of `shared`.
 pub(crate) fn start<G: GracePeriods>(shared: &Arc<Shared<G>>) -> std::io::Result<JoinHandle<()>> {
     let mine = Arc::clone(shared);
-    let handle = std::thread::Builder::new().name("quietus-drain".into()).spawn(move || mine.run())?;
+    let handle = std::thread::Builder::new().name("quietus-drain".into()).spawn(move || mine.work())?;
     let _ = shared.worker.set(handle.thread().clone());
     Ok(handle)
 }

@@ -9,7 +9,7 @@ use crate::segment::slab_of;
 use crate::{front, large};
 
 /// Fewer objects than this go to the CPU's blocks one by one: opening groups costs more.
-const FEW: usize = 128;
+const FEW: usize = 256;
 /// Groups that are open at a time; a cache whose place is taken sends the earlier one's block off.
 const GROUPS: usize = 64;
 

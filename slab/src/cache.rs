@@ -15,7 +15,7 @@
 
 use crate::AllocError;
 use crate::cpu;
-use crate::dry;
+use crate::hook;
 use crate::lock::{self, Lock};
 use crate::node::Node;
 use crate::orphan;
@@ -48,6 +48,8 @@ pub(crate) struct Core {
     cap: AtomicU32,
     word: AtomicU32,
     mixed: AtomicBool,
+    typed: AtomicBool,
+    drop: AtomicPtr<()>,
     poison: AtomicBool,
     dead: AtomicBool,
     lives: AtomicU32,
@@ -62,7 +64,11 @@ pub(crate) struct Recipe {
     pub(crate) stride: u32,
     pub(crate) cap: Option<u32>,
     pub(crate) poison: bool,
+    /// A size class whose objects share kvfree's mixed lane.
     pub(crate) mixed: bool,
+    /// Whether it is a cache of one type, and what drops a value of it, if anything has to.
+    pub(crate) typed: bool,
+    pub(crate) drop: Option<unsafe fn(*mut u8)>,
     pub(crate) source: Option<&'static dyn PageSource>,
 }
 
@@ -104,6 +110,8 @@ impl Core {
         core.cap.store(if recipe.poison { 0 } else { cap }, Relaxed);
         core.word.store(word.get(), Relaxed);
         core.mixed.store(recipe.mixed, Relaxed);
+        core.typed.store(recipe.typed, Relaxed);
+        core.drop.store(recipe.drop.map_or(std::ptr::null_mut(), |f| f as *mut ()), Relaxed);
         core.poison.store(recipe.poison, Relaxed);
         core.dead.store(false, Relaxed);
         let pool = Pool::of(recipe.source);
@@ -123,6 +131,8 @@ impl Core {
             cap: AtomicU32::new(0),
             word: AtomicU32::new(Word::NONE.get()),
             mixed: AtomicBool::new(false),
+            typed: AtomicBool::new(false),
+            drop: AtomicPtr::new(std::ptr::null_mut()),
             poison: AtomicBool::new(false),
             dead: AtomicBool::new(true),
             lives: AtomicU32::new(0),
@@ -150,10 +160,21 @@ impl Core {
         // Relaxed: set before the handle or the object was handed out.
         self.cap.load(Relaxed)
     }
-    /// Which lane of kvfree its objects take: its id, or 0 for the mixed one.
+    /// Which lane of kvfree its objects take as plain memory: its id, or 0 for the mixed one. The lane of its own of a cache whose
+    /// values have a destructor is for those, so that a whole block of them is dropped or none.
     pub(crate) fn lane(&self) -> u16 {
         // Relaxed: set before the handle or the object was handed out.
-        if self.mixed.load(Relaxed) { 0 } else { self.id }
+        if self.mixed.load(Relaxed) || !self.dropper().is_null() { 0 } else { self.id }
+    }
+    /// Its id, if it is a typed cache; else 0.
+    pub(crate) fn typed(&self) -> u16 {
+        // Relaxed: set before the handle or the object was handed out.
+        if self.typed.load(Relaxed) { self.id } else { 0 }
+    }
+    /// What drops a value; null: nothing.
+    pub(crate) fn dropper(&self) -> *mut () {
+        // Relaxed: set before the handle or the object was handed out.
+        self.drop.load(Relaxed)
     }
     #[inline(always)]
     pub(crate) fn word(&self) -> Word {
@@ -260,7 +281,7 @@ impl Core {
         if let Some(p) = node.take_one() {
             return Some(p);
         }
-        dry::ask();
+        hook::dry();
         // Others may be faster than we are with the slab that we have added: only a source that fails ends this.
         loop {
             if let Some(p) = node.take_one() {
@@ -289,7 +310,7 @@ impl Core {
             self.counters.barn_get.add(1);
             return Some(b);
         }
-        if dry::ask() {
+        if hook::dry() {
             if let Some(b) = node.take_block() {
                 self.counters.barn_get.add(1);
                 return Some(b);

@@ -69,7 +69,7 @@ fn parse_list(text: &str) -> Vec<u32> {
 }
 
 /// A hint which CPU this thread runs on: it may have moved before the call returns. Always below `possible`.
-pub(crate) fn current() -> u32 {
+pub fn current() -> u32 {
     raw_current() % topology().possible
 }
 

@@ -5,6 +5,7 @@
 
 use crate::cache::{Core, Recipe};
 use crate::lock::{self, Lock};
+use crate::percpu::Word;
 use crate::size_class::{CLASSES, STRIDES, class_of};
 use crate::slab::Slab;
 use crate::{AllocError, front, large, segment};
@@ -12,7 +13,7 @@ use std::alloc::Layout;
 use std::mem::MaybeUninit;
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{
-    AtomicBool, AtomicPtr,
+    AtomicBool, AtomicPtr, AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
 };
 
@@ -21,10 +22,11 @@ const MIXED_MOST: u32 = 1024;
 
 /// The caches of the size classes, made at first use.
 static CACHES: [AtomicPtr<Core>; CLASSES] = [const { AtomicPtr::new(null_mut()) }; CLASSES];
+/// Their per-CPU words; [`Word::NONE`] until they are made, so that a fast path need not ask.
+static WORDS: [AtomicU32; CLASSES] = [const { AtomicU32::new(Word::NONE.get()) }; CLASSES];
 static MAKING: Lock<()> = Lock::new(());
 static POISONED: AtomicBool = AtomicBool::new(false);
 
-#[inline(always)]
 fn cache(class: usize) -> Result<&'static Core, AllocError> {
     // Acquire: pairs with the Release in `make`: the core's fields.
     // SAFETY: cores live for ever.
@@ -93,10 +95,14 @@ fn make(class: usize) -> Result<&'static Core, AllocError> {
         // Relaxed: a setting, read when a class is made.
         poison: POISONED.load(Relaxed),
         mixed: STRIDES[class] <= MIXED_MOST,
+        typed: false,
+        drop: None,
         source: None,
     })?;
     // Release: pairs with the Acquire in `cache`.
     CACHES[class].store(std::ptr::from_ref(core).cast_mut(), Release);
+    // Release: pairs with the Acquire in `alloc`.
+    WORDS[class].store(core.word().get(), Release);
     Ok(core)
 }
 
@@ -113,8 +119,18 @@ pub fn set_poison(yes: bool) {
 #[inline]
 pub fn alloc(layout: Layout) -> Result<NonNull<u8>, AllocError> {
     let Some(class) = class_of(layout) else { return large::alloc(layout) };
-    let core = cache(class)?;
-    NonNull::new(front::alloc(core, core.word())).ok_or(AllocError)
+    // Acquire: pairs with the Release in `make`.
+    // SAFETY: stored from `Word::get`.
+    match NonNull::new(unsafe { Word::from_raw(WORDS[class].load(Acquire)) }.pop()) {
+        Some(p) => Ok(p),
+        None => alloc_slow(class),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn alloc_slow(class: usize) -> Result<NonNull<u8>, AllocError> {
+    NonNull::new(cache(class)?.alloc_slow()).ok_or(AllocError)
 }
 
 /// Fills `out` with pointers to memory of this layout, from the front; returns how many could be had.

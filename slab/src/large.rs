@@ -13,6 +13,8 @@ use std::ptr::NonNull;
 const OFFSET: usize = 1024;
 
 /// Zeroed memory of this layout. Alignments above 2 MiB are refused.
+#[cold]
+#[inline(never)]
 pub(crate) fn alloc(layout: Layout) -> Result<NonNull<u8>, AllocError> {
     if layout.align() > SEGMENT / 2 {
         return Err(AllocError);

@@ -24,7 +24,7 @@
 // `cache`'s core by name, and `rseq` where `percpu` puts things):
 //
 // `os`, `cpu` (the machine) → `lock`, `stats` → `source` ([`PageSource`]) → `page` (blocks: pages of pointers) → `rseq`, `percpu` (a word
-// per CPU) → `slab`, `segment` (bitmaps; address → slab) → `node` (barn, partial slabs) → `dry`, `orphan`, `cache` (slow paths) → `report` → `large` → `front`
+// per CPU) → `slab`, `segment` (bitmaps; address → slab) → `node` (barn, partial slabs) → `hook`, `orphan`, `cache` (slow paths) → `report` → `large` → `front`
 // (fast paths) → `bulk` → `size_class`, `kmalloc`, `slab_box`, `typed` (the doors).
 mod os;
 mod cpu;
@@ -41,7 +41,7 @@ mod percpu;
 mod slab;
 mod segment;
 mod node;
-mod dry;
+mod hook;
 mod orphan;
 mod cache;
 mod report;
@@ -66,7 +66,7 @@ pub use slab_box::SlabBox;
 pub use source::MmapSource;
 pub use source::{FailingSource, HeapSource, PageSource};
 pub use stats::CacheStats;
-pub use typed::{BuildError, Cache, CacheBuilder};
+pub use typed::{BuildError, Cache, CacheBuilder, DestroyError};
 
 /// Memory could not be had: the page source failed, or the layout cannot be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,14 +84,17 @@ impl std::error::Error for AllocError {}
 #[doc(hidden)]
 pub mod raw {
     pub use crate::bulk::recycle;
-    pub use crate::dry::{ReclaimHook, on_dry};
+    pub use crate::cpu::current as current_cpu;
+    pub use crate::hook::{Hook, hook};
     pub use crate::kmalloc::slab;
     pub use crate::lock::held;
     pub use crate::lock::{Held, Lock};
+    pub use crate::os::{Range, prefetch};
     pub use crate::page::{
         BLOCK_BYTES, Block, BlockNo, SLOTS, Stack, WEIGHT_UNIT, grow, page, page_stats, put_page, set_page_limit,
         try_page,
     };
     pub use crate::percpu::{Site, Stopped, Word, all_sites, pack, regions, sites, stop, unpack};
-    pub use crate::slab::Slab;
+    pub use crate::segment::{GRANULE, SEGMENT, place};
+    pub use crate::slab::{LARGE_LANE, Slab, drop_value};
 }

@@ -64,6 +64,8 @@ mod imp {
         unsafe { libc::madvise(base.as_ptr().cast(), size, libc::MADV_DONTNEED) };
     }
 
+    pub(super) use unmap as release;
+
     /// Address space for blocks: 4 GiB, a million of them. Only touched pages cost memory.
     pub(crate) const BLOCK_RANGE: usize = 4 << 30;
 }
@@ -81,12 +83,53 @@ mod imp {
         NonNull::new(unsafe { System.alloc_zeroed(layout) })
     }
 
+    /// # Safety
+    /// 1. `base .. base + size` came from `reserve`, and nobody uses it any more.
+    pub(super) unsafe fn release(base: NonNull<u8>, size: usize) {
+        let layout = Layout::from_size_align(size, PAGE).expect("as in `reserve`");
+        // SAFETY: by (1), with the layout it was allocated with.
+        unsafe { System.dealloc(base.as_ptr(), layout) }
+    }
+
     /// Room for blocks: large zeroed ranges are backed lazily by the systems we know of, but may be counted, so the
     /// portable range is 256 MiB (65,536 blocks).
     pub(crate) const BLOCK_RANGE: usize = 256 << 20;
 }
 
 pub(crate) use imp::*;
+
+/// Zeroed, lazily backed address space that goes back when this is dropped.
+pub struct Range {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: it owns its range, and gives out the address only.
+unsafe impl Send for Range {}
+// SAFETY: as above.
+unsafe impl Sync for Range {}
+
+impl Range {
+    /// Reserves `most` bytes, or half as much again and again down to `least`. `None` when the system refuses even that.
+    pub fn reserve(most: usize, least: usize) -> Option<Range> {
+        reserve_up_to(most, least).map(|(base, bytes)| Range { base, bytes })
+    }
+    /// First byte, aligned to a page.
+    pub fn base(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+    /// Length.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Range {
+    fn drop(&mut self) {
+        // SAFETY: reserved with this size, and nobody uses it any more.
+        unsafe { release(self.base, self.bytes) };
+    }
+}
 
 /// `reserve`, halving the request down to `least` when the system refuses (address-space limits). Returns the size got.
 pub(crate) fn reserve_up_to(most: usize, least: usize) -> Option<(NonNull<u8>, usize)> {
@@ -100,4 +143,16 @@ pub(crate) fn reserve_up_to(most: usize, least: usize) -> Option<(NonNull<u8>, u
         }
         bytes /= 2;
     }
+}
+
+/// Fetches the cache line of an address that will be written soon. Any address will do.
+#[inline(always)]
+pub fn prefetch(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint without effect on memory, whatever the address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
 }

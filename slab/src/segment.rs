@@ -8,7 +8,7 @@
 //! own whose descriptor (of the 64 KiB in which the object begins) says so.
 //!
 //! # Ordering
-//! Relaxed throughout: the free slabs are the pool lock's; what a descriptor's hot line says is constant while objects are out.
+//! Relaxed but for the numbers: the free slabs are the pool lock's; what a descriptor's hot line says is constant while objects are out.
 //!
 //! The header is reached from an object's address, through exposed provenance: the reference an object was used through covers
 //! the object alone.
@@ -20,9 +20,15 @@ use crate::slab::{BITMAP_WORDS, Slab};
 use crate::source::{self, PageSource};
 use std::alloc::Layout;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicPtr, AtomicU32, AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
-pub(crate) const SEGMENT: usize = 4 << 20;
+/// Bytes of a segment, and its alignment.
+pub const SEGMENT: usize = 4 << 20;
+/// Objects begin at multiples of this.
+pub const GRANULE: usize = 8;
 pub(crate) const SLAB_SHIFT: u32 = 16;
 /// Bytes of a slab: the objects of one cache.
 pub const SLAB_BYTES: usize = 1 << SLAB_SHIFT;
@@ -45,6 +51,8 @@ pub(crate) struct Segment {
     pool: AtomicPtr<Pool>,
     /// Bytes mapped: more than `SEGMENT` only for a large allocation.
     pub(crate) bytes: AtomicUsize,
+    /// Its number among those mapped now.
+    number: AtomicU32,
 }
 
 const _: () = assert!(size_of::<Segment>() <= DESCRIPTORS);
@@ -91,6 +99,43 @@ impl Segment {
     }
 }
 
+/// Numbers of the segments that are mapped, one bit each.
+static NUMBERS: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; 1024];
+
+/// The lowest number that no mapped segment has; `u32::MAX`: there is none. Lock-free.
+fn take_number() -> u32 {
+    for (i, word) in (0..).zip(&NUMBERS) {
+        let mut bits = word.load(Relaxed);
+        while bits != u64::MAX {
+            let bit = bits.trailing_ones();
+            // Acquire: pairs with `put_number`: the former segment's end.
+            bits = word.fetch_or(1 << bit, Acquire);
+            if bits & 1 << bit == 0 {
+                return i * 64 + bit;
+            }
+        }
+    }
+    u32::MAX
+}
+
+fn put_number(number: u32) {
+    if let Some(word) = NUMBERS.get(number as usize / 64) {
+        // Release: pairs with `take_number`.
+        word.fetch_and(!(1 << (number % 64)), Release);
+    }
+}
+
+/// Where an object is: the number of its segment, no other mapped segment's, the segment's first byte, and the object's offset.
+///
+/// # Safety
+/// 1. `ptr` is an object of this allocator, as for [`slab_of`].
+pub unsafe fn place(ptr: *mut u8) -> (usize, *mut u8, usize) {
+    // SAFETY: by (1) its slab's descriptor lies in a mapped segment.
+    let segment = Segment::of(unsafe { slab_of(ptr) });
+    let base = std::ptr::from_ref(segment).addr();
+    (segment.number.load(Relaxed) as usize, std::ptr::with_exposed_provenance_mut(base), ptr.addr() - base)
+}
+
 /// First byte of a slab.
 pub(crate) fn start_of(slab: &Slab) -> *mut u8 {
     let address = std::ptr::from_ref(slab).addr();
@@ -131,6 +176,7 @@ impl Pool {
         let segment: &'static Segment = unsafe { segment.as_ref() };
         segment.pool.store(std::ptr::from_ref(self).cast_mut(), Relaxed);
         segment.bytes.store(bytes, Relaxed);
+        segment.number.store(take_number(), Relaxed);
         Ok(segment)
     }
 
@@ -187,6 +233,7 @@ impl Pool {
             let dirty = segment.dirty.load(Relaxed) & free;
             given += dirty.count_ones() as usize * SLAB_BYTES;
             if free == ALL && std::mem::replace(&mut spare, true) {
+                put_number(segment.number.load(Relaxed));
                 // SAFETY: every slab is free, so nobody uses the segment, and it is off the list.
                 unsafe { self.source.unmap(NonNull::new_unchecked(this.cast()), layout(SEGMENT)) };
                 continue;
@@ -229,6 +276,7 @@ impl Pool {
     pub(crate) unsafe fn unmap_large(slab: &Slab) {
         let segment = Segment::of(slab);
         let bytes = segment.bytes.load(Relaxed);
+        put_number(segment.number.load(Relaxed));
         // SAFETY: pools live for ever.
         let pool = unsafe { &*segment.pool.load(Relaxed) };
         // SAFETY: by (1); mapped by `map` with this layout.

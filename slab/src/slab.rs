@@ -27,7 +27,7 @@ pub struct Slab {
     word: AtomicU32,
     /// Bytes of one object in units of 16.
     weight: AtomicU32,
-    /// Which lane of kvfree its objects take: the cache's id, or 0 for the mixed lane.
+    /// Which lane of kvfree its objects take as plain memory: the cache's id, [`LARGE_LANE`], or 0 for the mixed lane.
     lane: AtomicU16,
     node: AtomicU16,
     /// Reciprocal of the stride, 2^32 / stride rounded up.
@@ -38,11 +38,15 @@ pub struct Slab {
     free: AtomicU16,
     prev: AtomicPtr<Slab>,
     next: AtomicPtr<Slab>,
-    pad: AtomicU64,
+    /// What drops an object's value; null: nothing needs to, or the slab cannot tell.
+    drop: AtomicPtr<()>,
+    /// The cache's id if it is a typed one; else 0.
+    typed: AtomicU16,
+    pad: [AtomicU16; 3],
     bits: [AtomicU64; BITMAP_WORDS],
 }
 
-const _: () = assert!(size_of::<Slab>() == 64 + BITMAP_WORDS * 8);
+const _: () = assert!(size_of::<Slab>() == 64 + BITMAP_WORDS * 8 && std::mem::offset_of!(Slab, bits) == 64);
 const _: () = assert!(WEIGHT_UNIT == 16);
 
 impl Slab {
@@ -58,6 +62,8 @@ impl Slab {
         self.word.store(cache.word().get(), Relaxed);
         self.weight.store(stride.div_ceil(WEIGHT_UNIT as u32), Relaxed);
         self.lane.store(cache.lane(), Relaxed);
+        self.typed.store(cache.typed(), Relaxed);
+        self.drop.store(cache.dropper(), Relaxed);
         self.cache.store(std::ptr::from_ref(cache).cast_mut(), Relaxed);
         self.prev.store(std::ptr::null_mut(), Relaxed);
         self.next.store(std::ptr::null_mut(), Relaxed);
@@ -72,7 +78,9 @@ impl Slab {
         self.cache.store(std::ptr::null_mut(), Relaxed);
         self.word.store(crate::percpu::Word::NONE.get(), Relaxed);
         self.weight.store(bytes.div_ceil(WEIGHT_UNIT).min(MOST_WEIGHT as usize) as u32, Relaxed);
-        self.lane.store(0, Relaxed);
+        self.lane.store(LARGE_LANE, Relaxed);
+        self.typed.store(0, Relaxed);
+        self.drop.store(std::ptr::null_mut(), Relaxed);
     }
 
     /// The cache; `None` for a large allocation.
@@ -86,10 +94,20 @@ impl Slab {
     pub(crate) fn word(&self) -> u32 {
         self.word.load(Relaxed)
     }
-    /// Which lane of kvfree objects of this slab take; 0: the mixed one.
+    /// Which lane of kvfree objects of this slab take as plain memory; 0: the mixed one.
     #[inline(always)]
     pub fn lane(&self) -> u16 {
         self.lane.load(Relaxed)
+    }
+    /// The typed cache's id; 0: objects of a size class, or a large one.
+    #[inline(always)]
+    pub fn typed(&self) -> u16 {
+        self.typed.load(Relaxed)
+    }
+    /// What drops the value of an object, if every object of this slab needs the same: [`drop_value`] of the cache's type.
+    #[inline(always)]
+    pub fn dropper(&self) -> *mut () {
+        self.drop.load(Relaxed)
     }
     /// Bytes of an object in units of [`WEIGHT_UNIT`], at most 2^22.
     #[inline(always)]
@@ -168,6 +186,18 @@ impl Slab {
         let set: u32 = self.bits.iter().map(|w| w.load(Relaxed).count_ones()).sum();
         debug_assert_eq!(set, u32::from(self.free()), "bitmap and free count of a slab disagree");
     }
+}
+
+/// The lane of large objects: above every cache's id.
+pub const LARGE_LANE: u16 = 4096;
+
+/// Drops a value in place: what a slab of a cache of such values records.
+///
+/// # Safety
+/// 1. `p` holds a live `T` that nobody else uses.
+pub unsafe fn drop_value<T>(p: *mut u8) {
+    // SAFETY: by (1).
+    unsafe { p.cast::<T>().drop_in_place() }
 }
 
 /// A weight is at most this, so that a block's sum stays inside 32 bits.

@@ -5,10 +5,11 @@
 use crate::cache::{Core, LEAST, MOST, Recipe};
 use crate::page::{SLOTS, WEIGHT_UNIT};
 use crate::percpu::Word;
+use crate::slab::drop_value;
 use crate::slab_box::SlabBox;
 use crate::source::PageSource;
 use crate::stats::CacheStats;
-use crate::{AllocError, bulk, front};
+use crate::{AllocError, bulk, front, hook};
 use std::alloc::{Layout, handle_alloc_error};
 use std::fmt;
 use std::marker::PhantomData;
@@ -111,6 +112,8 @@ impl<T> CacheBuilder<T> {
             cap: self.cap,
             poison: self.poison,
             mixed: false,
+            typed: true,
+            drop: std::mem::needs_drop::<T>().then_some(drop_value::<T> as unsafe fn(*mut u8)),
             source: self.source,
         };
         let core = Core::create(&recipe).map_err(|AllocError| BuildError::TooMany)?;
@@ -218,7 +221,20 @@ impl<T> Cache<T> {
         self.core.flush()
     }
 
-    /// Lane and weight of the objects, for `quietus-kvfree`.
+    /// Ends the cache, if none of its objects is out: first everything of it that waits for a grace period anywhere is freed
+    /// (`kvfree_rcu_barrier_on_cache` before `kmem_cache_destroy`). Waits for grace periods; must not be called inside a section.
+    /// Errors: objects are still out; the error names how many and hands the cache back. (Dropping the handle instead keeps the
+    /// memory until the last object is freed.)
+    pub fn destroy(self) -> Result<(), DestroyError<T>> {
+        hook::destroy(self.core.id());
+        self.core.flush();
+        match self.core.stats().live {
+            0 => Ok(()),
+            live => Err(DestroyError { cache: self, live }),
+        }
+    }
+
+    /// Lane and weight of the objects, for `quietus-kvfree`. Objects of this lane are dropped there if `T` needs it.
     #[doc(hidden)]
     #[inline(always)]
     pub fn lane_and_weight(&self) -> (u16, u32) {
@@ -230,6 +246,28 @@ impl<T> Cache<T> {
         self.core.stats()
     }
 }
+
+/// A cache that could not be destroyed, because objects of it are out.
+pub struct DestroyError<T> {
+    /// The cache, as it was.
+    pub cache: Cache<T>,
+    /// Objects that are out.
+    pub live: u64,
+}
+
+impl<T> fmt::Display for DestroyError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cache {} cannot be destroyed: {} objects are in use", self.cache.core.name(), self.live)
+    }
+}
+
+impl<T> fmt::Debug for DestroyError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl<T> std::error::Error for DestroyError<T> {}
 
 impl<T> Drop for Cache<T> {
     fn drop(&mut self) {

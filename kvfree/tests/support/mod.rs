@@ -1,6 +1,10 @@
 //! Sources of grace periods that a test controls, and objects that count their ends.
 #![allow(dead_code)] // each test binary uses its part
 
+pub(crate) mod doors;
+pub(crate) mod machine;
+pub(crate) mod pages;
+
 use quietus_kvfree::{Cookie, GracePeriods, Kvfree};
 use quietus_slab::SlabBox;
 use std::cell::Cell;

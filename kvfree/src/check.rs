@@ -1,0 +1,96 @@
+//! Debug mode: has an object been retired that is retired already?
+//!
+//! Asked by [`collect`](crate::collect), told by everything that frees. Slab objects have a bit in a [`Plane`] of the whole process, so
+//! that retiring one to two domains is noticed, too; boxes are kept in a set. Nothing here is on the path of a `Kvfree` without debug
+//! mode but one load per freed object of those that have a destructor, and one per block.
+
+use crate::plane::{self, Plane};
+use parking_lot::Mutex;
+use quietus_slab::raw;
+use std::collections::HashSet;
+use std::sync::OnceLock;
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{AcqRel, Relaxed},
+};
+
+static ACTIVE: AtomicBool = AtomicBool::new(false);
+static RETIRED: OnceLock<Plane> = OnceLock::new();
+static BOXES: Mutex<Option<HashSet<usize>>> = Mutex::new(None);
+
+/// What is retired, as far as this module is concerned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    Slab,
+    Box,
+    /// A pointer that means nothing to us.
+    Call,
+}
+
+/// A `Kvfree` in debug mode has been made.
+pub(crate) fn activate() {
+    RETIRED.get_or_init(Plane::new);
+    // Relaxed: an object that is freed without being forgotten was retired by a `Kvfree` without debug mode.
+    ACTIVE.store(true, Relaxed);
+}
+
+/// Notes that an object is retired; false if it is already.
+pub(crate) fn first(p: *mut u8, what: What) -> bool {
+    match what {
+        What::Slab => match word(p) {
+            // AcqRel: of two that retire the object one is first.
+            Some((word, bit)) => word.fetch_or(bit, AcqRel) & bit == 0,
+            None => true,
+        },
+        // Only tried: a signal handler may have interrupted somebody who is at it. What is not noted is not noticed.
+        What::Box => {
+            let tries = std::iter::repeat_with(|| BOXES.try_lock()).take(1000);
+            tries.flatten().next().is_none_or(|mut boxes| boxes.get_or_insert_default().insert(p.addr()))
+        }
+        What::Call => true,
+    }
+}
+
+/// Notes that a slab object is about to be freed, its grace period being over.
+#[inline]
+pub(crate) fn freed(p: *mut u8) {
+    // Relaxed: see `activate`.
+    if ACTIVE.load(Relaxed) {
+        if let Some((word, bit)) = word(p) {
+            // AcqRel: before the object can be retired again.
+            word.fetch_and(!bit, AcqRel);
+        }
+    }
+}
+
+/// Is there anything to be told about a block's objects?
+pub(crate) fn is_active() -> bool {
+    // Relaxed: see `activate`.
+    ACTIVE.load(Relaxed)
+}
+
+/// Notes that a box is about to be freed.
+pub(crate) fn freed_box(p: *mut u8) {
+    // Relaxed: see `activate`.
+    if ACTIVE.load(Relaxed) {
+        if let Some(boxes) = BOXES.lock().as_mut() {
+            boxes.remove(&p.addr());
+        }
+    }
+}
+
+fn word(p: *mut u8) -> Option<(&'static std::sync::atomic::AtomicU64, u64)> {
+    // SAFETY: whoever retires or frees `p` as a slab object says that it is one.
+    let (segment, _, offset) = unsafe { raw::place(p) };
+    let (word, bit) = plane::at(offset);
+    Some((&RETIRED.get()?.words(segment)?[word], bit))
+}
+
+/// What debug mode says about a second retire, which is ignored.
+#[cold]
+pub(crate) fn report(p: *mut u8) {
+    eprintln!(
+        "quietus: object {p:p} was retired twice; the second retire is ignored\n{}",
+        std::backtrace::Backtrace::capture()
+    );
+}

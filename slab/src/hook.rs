@@ -1,0 +1,50 @@
+//! What the allocator asks of whoever keeps freed objects for a while (`quietus-kvfree`): something back before a dry cache takes
+//! fresh memory, and everything of a cache back before it is destroyed.
+//!
+//! Handed to by [`cache`](crate::cache) and [`typed`](crate::typed); hands to whoever registered.
+
+use crate::lock::Lock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// What a keeper of freed objects offers.
+#[derive(Clone, Copy)]
+pub struct Hook {
+    /// Gives something back, if it can at once, and says whether it did. Must not allocate from a cache or wait.
+    pub dry: fn() -> bool,
+    /// Gives everything of the cache with this id back. Waits.
+    pub destroy: fn(u16),
+}
+
+/// Hooks there can be.
+const MOST: usize = 4;
+static HOOKS: Lock<[Option<Hook>; MOST]> = Lock::new([None; MOST]);
+static ANY: AtomicBool = AtomicBool::new(false);
+
+/// Registers a hook, once each; false when there are four already.
+pub fn hook(hook: Hook) -> bool {
+    let mut hooks = HOOKS.lock();
+    if hooks.iter().flatten().any(|h| std::ptr::fn_addr_eq(h.dry, hook.dry)) {
+        return true;
+    }
+    let Some(place) = hooks.iter_mut().find(|h| h.is_none()) else { return false };
+    *place = Some(hook);
+    // Relaxed: a hint; the hooks are read under their lock.
+    ANY.store(true, Relaxed);
+    true
+}
+
+/// A cache is dry. Asks one after another; true as soon as something came back.
+pub(crate) fn dry() -> bool {
+    // Relaxed: as above.
+    if !ANY.load(Relaxed) {
+        return false;
+    }
+    let hooks = *HOOKS.lock();
+    hooks.into_iter().flatten().any(|hook| (hook.dry)())
+}
+
+/// The cache with this id is about to be destroyed.
+pub(crate) fn destroy(id: u16) {
+    let hooks = *HOOKS.lock();
+    hooks.into_iter().flatten().for_each(|hook| (hook.destroy)(id));
+}
