@@ -10,7 +10,7 @@ use peers::allocators::{Mimalloc, Nodes, Typed, pairs};
 use peers::crossbeam::Crossbeam;
 use peers::quietus::Quietus;
 use peers::urcu::Urcu;
-use peers::{Cycles, Readers, Reclaims, Waits, crew, rss, slots};
+use peers::{Cycles, Readers, Reclaims, Waits, boxes, crew, rss, slots};
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -158,6 +158,48 @@ fn synchronize(options: &Options) -> Result<Rounds, String> {
     Ok(take_turns(options.rounds, 1, ours_p50, || median_of_slice(&peer, &slots.1)))
 }
 
+fn mixed(options: &Options) -> Result<Rounds, String> {
+    let (ours, peer) = (boxes::mixed_deferred(), boxes::mixed_immediate());
+    Ok(in_turns(options, options.slice * 4, TURNS, Box::new(ours), Box::new(peer)))
+}
+
+/// Ours beside another's boxes; the slices end with a barrier.
+fn boxes_beside(options: &Options, help: bool, peer: impl boxes::Ends) -> Result<Rounds, String> {
+    let ours = boxes::Quietus::new(help);
+    let slice = |n| boxes::boxes(&ours, n);
+    Ok(in_turns(options, options.slice * 4, TURNS, Box::new(slice), Box::new(|n| boxes::boxes(&peer, n))))
+}
+
+fn boxes_crossbeam(options: &Options) -> Result<Rounds, String> {
+    boxes_beside(options, true, boxes::Crossbeam)
+}
+
+/// Retiring needs no section, and neither does dropping at once.
+fn boxes_beside_plain(options: &Options, help: bool) -> Result<Rounds, String> {
+    let ours = boxes::Quietus::new(help);
+    let slice = |n| boxes::boxes_outside(&ours, n);
+    let peer = |n| boxes::boxes_outside(&boxes::Plain, n);
+    Ok(in_turns(options, options.slice * 4, TURNS, Box::new(slice), Box::new(peer)))
+}
+
+fn boxes_plain(options: &Options) -> Result<Rounds, String> {
+    boxes_beside_plain(options, true)
+}
+
+fn boxes_worker_crossbeam(options: &Options) -> Result<Rounds, String> {
+    boxes_beside(options, false, boxes::Crossbeam)
+}
+
+fn boxes_worker_plain(options: &Options) -> Result<Rounds, String> {
+    boxes_beside_plain(options, false)
+}
+
+fn batched(options: &Options) -> Result<Rounds, String> {
+    let (ours, peer) = (boxes::Objects::new(true), boxes::Objects::new(false));
+    let slices = (|n| boxes::crowd(&ours, 2, n), |n| boxes::crowd(&peer, 2, n));
+    Ok(in_turns(options, options.slice * 20, 1, Box::new(slices.0), Box::new(slices.1)))
+}
+
 /// Sorts.
 fn quantile(values: &mut [f64], q: f64) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -239,12 +281,18 @@ impl Answer {
 type Ask = fn(&Options) -> Result<Rounds, String>;
 
 /// Id, question, unit, target.
-const QUESTIONS: [(&str, &str, &str, f64, Ask); 6] = [
+const QUESTIONS: [(&str, &str, &str, f64, Ask); 12] = [
     ("1", "guard + load + leave / crossbeam-epoch", "ns", 0.5, read_side),
     ("2", "guard + alloc 64 B + write + retire + free, 1 thread / crossbeam-epoch on mimalloc", "ns", 0.5, cycle),
     ("3", "publish and retire, 8 threads / crossbeam-epoch on mimalloc", "ns", 0.5, replace),
     ("3m", "the same, peak memory", "MiB", 0.2, memory),
     ("4", "alloc + free 64 B / mimalloc", "ns", 1.0, pair),
+    ("6", "mixed sizes 16 to 2,048 B through kvfree_rcu / mimalloc's malloc and free at once", "ns", 1.5, mixed),
+    ("7", "Box with a destructor, retirers help / crossbeam-epoch defer_destroy", "ns", 0.7, boxes_crossbeam),
+    ("7p", "the same / dropped at once", "ns", 1.3, boxes_plain),
+    ("7w", "Box with a destructor, worker only / crossbeam-epoch defer_destroy", "ns", 0.7, boxes_worker_crossbeam),
+    ("7wp", "the same / dropped at once", "ns", 1.3, boxes_worker_plain),
+    ("8", "retire and free 64 B, 2 threads, in blocks / each by a callback of its own", "ns", 0.3, batched),
     ("5", "synchronize beside a busy reader, p50 / liburcu memb", "ns", 1.0, synchronize),
 ];
 
@@ -269,7 +317,7 @@ fn options() -> Result<Options, String> {
     }
     let unknown = options.only.iter().find(|id| QUESTIONS.iter().all(|question| question.0 != *id));
     match unknown {
-        Some(id) => Err(format!("--only {id}: the questions are 1, 2, 3, 3m, 4, 5")),
+        Some(id) => Err(format!("--only {id}: the questions are 1, 2, 3, 3m, 4, 5, 6, 7, 7p, 7w, 7wp, 8")),
         None => Ok(options),
     }
 }

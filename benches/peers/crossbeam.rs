@@ -11,7 +11,7 @@ use std::sync::atomic::{
 pub(crate) struct Crossbeam;
 
 /// Returns when something deferred now has run: there is no call for it, so flush until it has.
-fn flush_loop() {
+pub(crate) fn flush_loop() {
     let ran = AtomicBool::new(false);
     {
         let flag = &ran;

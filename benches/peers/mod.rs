@@ -1,7 +1,7 @@
 //! What the benchmarks measure, behind four small traits: [`Readers`] ← [`Reclaims`] ← [`Cycles`], and [`Waits`].
 //!
 //! One file per contender: `quietus`, the peers `crossbeam`, `seize`, `sdd`, `haphazard`, `urcu`, and in `floor` what uses
-//! no reclamation at all. `allocators` has the same for memory alone. `crew` runs threads, `ring` joins two, `rss` runs
+//! no reclamation at all. `allocators` has the same for memory alone, `boxes` for what has a destructor. `crew` runs threads, `ring` joins two, `rss` runs
 //! processes.
 //!
 //! Everything that is not ours allocates through the global allocator, which is mimalloc in every benchmark.
@@ -10,6 +10,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod allocators;
+pub(crate) mod boxes;
 pub(crate) mod crew;
 pub(crate) mod crossbeam;
 pub(crate) mod floor;
