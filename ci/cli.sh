@@ -8,10 +8,37 @@ cargo build --release -p quietus-cli
 quietus="${CARGO_TARGET_DIR:-target}/release/quietus"
 
 "$quietus" env
-"$quietus" index --seconds 2 --reclaimer all
+"$quietus" index --seconds 2 --reclaimer all --plot "$work/index.svg"
+for reclaimer in quietus crossbeam seize sdd leak; do
+    grep -qx "$reclaimer" "$work/index.svg"
+done
 "$quietus" index --seconds 5 --reclaimer quietus --json "$work/out.json" .
 grep -q '"verified": *true' "$work/out.json"
 grep -q '"left_unreclaimed": *0' "$work/out.json"
+
+# Every key that a command promises is in its JSON.
+has() {
+    local file=$1 key
+    shift
+    for key in "$@"; do
+        grep -q "\"$key\":" "$file" || { echo "no $key in:"; cat "$file"; exit 1; }
+    done
+}
+
+for mode in cache kvfree box linked call; do
+    "$quietus" scale --mode "$mode" --threads 3 --loops 4 --json "$work/scale.json"
+    has "$work/scale.json" mode threads submit_ns_per_op total_ns_per_op grace_periods peak_unreclaimed_bytes \
+        mean_unreclaimed_bytes retire_ns p50 p99 p999 p9999 max worker_cpu_ms objects fallbacks
+    grep -q '"verified": true' "$work/scale.json"
+done
+"$quietus" scale --size 256 --allocs 100 --loops 1000
+
+for flavor in memb crossbeam; do
+    "$quietus" latency --flavor "$flavor" --seconds 1 --readers 2 --json "$work/latency.json" --plot "$work/latency.svg"
+    has "$work/latency.json" flavour readers count p50_ns p99_ns p999_ns max_ns
+    grep -q '"verified": true' "$work/latency.json"
+    grep -q 'time of a call' "$work/latency.svg"
+done
 
 refuses() {
     local code=0 lines
@@ -28,15 +55,33 @@ refuses index /nonexistent
 refuses index --no-such-option
 refuses index --readers x
 refuses nonsense
+refuses index --reclaimer quietus,nonsense
+refuses index --json "$work/none/out.json"
+refuses index --plot "$work/none/out.svg"
+refuses scale --mode nonsense
+refuses scale --threads 0
+refuses scale --size 100
+refuses scale --readers 2
+refuses scale --json "$work/none/out.json"
+refuses latency --flavor nonsense
+refuses latency --readers 0
+refuses latency --seconds x
+refuses latency --mode cache
+refuses latency --json "$work/none/out.json"
+refuses latency --plot "$work/none/out.svg"
 QUIETUS_RSEQ=perhaps refuses env
 
 # Broken on purpose: every grace period is over at once. The verification must say so.
 RUSTFLAGS="--cfg quietus_no_grace_periods" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/broken" \
     cargo build --release -p quietus-cli
-code=0
-"${CARGO_TARGET_DIR:-target}/broken/release/quietus" index --seconds 3 --reclaimer quietus . || code=$?
-if [ "$code" != 1 ]; then
-    echo "a build without grace periods exited with $code, expected 1"
-    exit 1
-fi
+caught() {
+    local code=0
+    "${CARGO_TARGET_DIR:-target}/broken/release/quietus" "$@" || code=$?
+    if [ "$code" != 1 ]; then
+        echo "quietus $*: a build without grace periods exited with $code, expected 1"
+        exit 1
+    fi
+}
+caught index --seconds 3 --reclaimer quietus .
+caught latency --seconds 3
 echo "a build without grace periods is caught: exit code 1"

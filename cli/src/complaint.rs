@@ -41,10 +41,10 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
     };
     let allowed = listed.or_else(|| args::allowed(&option).map(str::to_owned)).unwrap_or_default();
     let line = match error.kind() {
-        ErrorKind::UnknownArgument if is_about_env(error) => {
-            format!("env takes no '{option}'; allowed: --help, --version")
-        }
-        ErrorKind::UnknownArgument => format!("unknown option '{option}'; allowed: {}", options()),
+        ErrorKind::UnknownArgument => match command(error).filter(|command| command != "index") {
+            Some(command) => format!("{command} takes no '{option}'; allowed: {}", options(Some(&command))),
+            None => format!("unknown option '{option}'; allowed: {}", options(None)),
+        },
         ErrorKind::InvalidValue if value.is_empty() => format!("{option} needs a value; allowed: {allowed}"),
         ErrorKind::InvalidValue => format!("{option} '{value}' is unknown; allowed: {allowed}"),
         ErrorKind::ValueValidation => {
@@ -57,15 +57,19 @@ pub(crate) fn one_line(error: &clap::Error) -> String {
     line.replace('\n', " ")
 }
 
-/// Whether clap was at the `env` command: it says so only in its line on usage.
-fn is_about_env(error: &clap::Error) -> bool {
-    error.get(ContextKind::Usage).is_some_and(|usage| usage.to_string().contains("quietus env"))
+/// The command clap was at: it says so only in its line on usage.
+fn command(error: &clap::Error) -> Option<String> {
+    let usage = error.get(ContextKind::Usage)?.to_string();
+    let cli = Cli::command();
+    let names = cli.get_subcommands().map(|command| command.get_name());
+    names.filter(|name| usage.contains(&format!("quietus {name}"))).map(str::to_owned).next()
 }
 
-/// The options of `index`, by name.
-fn options() -> String {
+/// The options of this command, or of `index`, by name.
+fn options(command: Option<&str>) -> String {
     let cli = Cli::command();
-    let names = cli.get_arguments().filter_map(|argument| argument.get_long());
+    let command = command.and_then(|name| cli.find_subcommand(name)).unwrap_or(&cli);
+    let names = command.get_arguments().filter_map(|argument| argument.get_long());
     names.chain(["help", "version"]).map(|name| format!("--{name}")).collect::<Vec<_>>().join(", ")
 }
 
@@ -81,7 +85,7 @@ mod tests {
 
     #[test]
     fn each_mistake_in_one_line() {
-        let cases: [(&[&str], &str); 11] = [
+        let cases: [(&[&str], &str); 23] = [
             (&["--readers", "x"], "--readers 'x' is not a number; allowed: 1 to 1024"),
             (&["--readers", "1.5"], "--readers '1.5' is not a whole number; allowed: 1 to 1024"),
             (&["--readers"], "--readers needs a value; allowed: 1 to 1024"),
@@ -89,9 +93,24 @@ mod tests {
             (&["env", "--readers", "3"], "env takes no '--readers'; allowed: --help, --version"),
             (&["index", "--writers", "0"], "--writers '0' is out of range; allowed: 1 to 1024"),
             (&["--seconds", "-3"], "--seconds '-3' is out of range; allowed: 0.1 to 3600"),
-            (&["--reclaimer", "gc"], "--reclaimer 'gc' is unknown; allowed: quietus, crossbeam, leak, all"),
-            (&["--reclaimer"], "--reclaimer needs a value; allowed: quietus, crossbeam, leak, all"),
+            (&["--reclaimer", "gc"], "--reclaimer 'gc' is unknown; allowed: quietus, crossbeam, seize, sdd, leak, all"),
+            (&["--reclaimer"], "--reclaimer needs a value; allowed: quietus, crossbeam, seize, sdd, leak, all"),
             (&["--json"], "--json needs a value; allowed: the name of a file, or -"),
+            (&["scale", "--threads", "0"], "--threads '0' is out of range; allowed: 1 to 1024"),
+            (&["scale", "--allocs", "1e9"], "--allocs '1e9' is not a whole number; allowed: 1 to 1000000"),
+            (&["scale", "--loops"], "--loops needs a value; allowed: 1 to 1000000"),
+            (
+                &["scale", "--size", "48"],
+                "--size '48' is no power of two; allowed: 16, 32, 64, 128, 256, 512, 1024, 2048",
+            ),
+            (&["scale", "--mode", "gc"], "--mode 'gc' is unknown; allowed: cache, kvfree, box, linked, call"),
+            (&["scale", "--readers", "2"], "scale takes no '--readers'; allowed: --mode, --threads, --allocs, --loops"),
+            (&["latency", "--flavor", "rcu"], "--flavor 'rcu' is unknown; allowed: memb, crossbeam"),
+            (&["latency", "--readers", "0"], "--readers '0' is out of range; allowed: 1 to 1024"),
+            (&["latency", "--seconds", "0"], "--seconds '0' is out of range; allowed: 0.1 to 3600"),
+            (&["latency", "--plot"], "--plot needs a value; allowed: the name of a file"),
+            (&["latency", "--loops", "2"], "latency takes no '--loops'; allowed: --flavor, --readers, --seconds"),
+            (&["index", "--threads", "2"], "unknown option '--threads'; allowed: --reclaimer, --readers"),
             (&["--frobnicate"], "unknown option '--frobnicate'; allowed: --reclaimer, --readers"),
         ];
         for (arguments, expected) in cases {

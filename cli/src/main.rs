@@ -1,8 +1,9 @@
-//! The command `quietus`: live code search over a lock-free map, and what was detected on this machine.
+//! The command `quietus`: live code search over a lock-free map, measurements, and what was detected on this machine.
 //!
 //! In the order things happen: `alloc` (before `main`), `args` and `complaint` (what was asked for), `text` (what is
-//! indexed), then `parent`, which starts a process per `run`, each with an `index` over one `reclaimer`; `environment`
-//! is the other command. What any of it says goes through `output`.
+//! indexed), then `parent`, which starts a process per `run`, each with an `index` over one `reclaimer`. `scale` measures
+//! retiring, `latency` waiting; `environment` only looks. Both have a `crew`. What any of it says goes through `numbers`, `picture`, `sink`
+//! and `output`.
 
 mod alloc;
 mod args;
@@ -12,7 +13,14 @@ mod parent;
 mod run;
 mod index;
 mod reclaimer;
+mod scale;
+mod latency;
 mod environment;
+mod crew;
+mod timing;
+mod numbers;
+mod picture;
+mod sink;
 mod output;
 
 use std::process::ExitCode;
@@ -46,6 +54,8 @@ fn obey() -> Result<ExitCode, Trouble> {
     match cli.command {
         None => parent::index(&cli.index),
         Some(Command::Index(args)) => parent::index(&args),
+        Some(Command::Scale(args)) => scale::scale(&args),
+        Some(Command::Latency(args)) => latency::latency(&args),
         Some(Command::Env) => output::print(&environment::describe()).map(|()| ExitCode::SUCCESS),
         Some(Command::Run) => Ok(run::child().map(|()| ExitCode::SUCCESS)?),
     }

@@ -57,19 +57,25 @@ fn refused(output: &Output, parts: &[&str]) {
 
 #[test]
 fn mistakes_are_refused_in_one_line() {
-    let cases: [(&[&str], &[&str]); 10] = [
+    let cases: [(&[&str], &[&str]); 16] = [
         (&["index", "/nonexistent"], &["'/nonexistent'"]),
         (&["/nonexistent"], &["'/nonexistent'"]),
         (
             &["index", "--frobnicate"],
-            &["'--frobnicate'", "--reclaimer, --readers, --writers, --seconds, --alloc, --json"],
+            &["'--frobnicate'", "--reclaimer, --readers, --writers, --seconds, --alloc, --json, --plot"],
         ),
         (&["--readers", "x"], &["--readers 'x' is not a number", "1 to 1024"]),
         (&["index", "--writers", "5000"], &["--writers '5000' is out of range", "1 to 1024"]),
         (&["index", "--seconds", "-1"], &["--seconds '-1'", "0.1 to 3600"]),
-        (&["index", "--reclaimer", "boehm"], &["'boehm'", "quietus, crossbeam, leak, all"]),
+        (&["index", "--reclaimer", "boehm"], &["'boehm'", "quietus, crossbeam, seize, sdd, leak, all"]),
         (&["index", "--alloc", "jemalloc"], &["'jemalloc'", "mimalloc, system"]),
         (&["index", "--json"], &["--json needs a value"]),
+        (&["scale", "--mode", "gc"], &["'gc'", "cache, kvfree, box, linked, call"]),
+        (&["scale", "--size", "65"], &["--size '65' is no power of two", "16, 32, 64"]),
+        (&["scale", "--seconds", "1"], &["scale takes no '--seconds'", "--mode, --threads, --allocs, --loops, --size"]),
+        (&["latency", "--flavor", "gc"], &["'gc'", "memb, crossbeam"]),
+        (&["latency", "--plot", "-"], &["--plot '-'", "the name of a file"]),
+        (&["latency", "--size", "1"], &["latency takes no '--size'", "--flavor, --readers, --seconds, --json, --plot"]),
         (&["env", "--readers", "2"], &["env takes no '--readers'"]),
     ];
     for (arguments, parts) in cases {
@@ -80,9 +86,17 @@ fn mistakes_are_refused_in_one_line() {
 #[test]
 fn a_file_that_cannot_be_written_is_refused_before_the_run() {
     let scratch = Scratch::new("unwritable");
-    let json = scratch.path("no/such/directory/out.json");
-    let output = quietus(&["index", "--json", &json, &scratch.path("")]).output().expect("started");
-    refused(&output, &["--json", &json]);
+    let file = scratch.path("no/such/directory/out");
+    let commands = [
+        &["index", "--json", &file, "src"][..],
+        &["index", "--plot", &file, "src"],
+        &["scale", "--json", &file],
+        &["latency", "--json", &file],
+        &["latency", "--plot", &file],
+    ];
+    for arguments in commands {
+        refused(&quietus(arguments).output().expect("started"), &[arguments[1], &file]);
+    }
 }
 
 #[test]
@@ -96,7 +110,10 @@ fn nothing_to_index_by_default_is_refused() {
 
 /// A short index over this directory.
 fn short(dir: &Scratch, more: &[&str]) -> Command {
-    let mut command = quietus(&["index", "--seconds", "0.1", "--reclaimer", "crossbeam", "--readers", "1"]);
+    let mut command = quietus(&["index", "--seconds", "0.1", "--readers", "1"]);
+    if !more.contains(&"--reclaimer") {
+        command.args(["--reclaimer", "crossbeam"]);
+    }
     command.args(more).arg(dir.path(""));
     command
 }
@@ -121,11 +138,14 @@ fn what_cannot_be_written_is_said() {
     let full = || Stdio::from(fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it"));
     let scratch = Scratch::new("full");
     let json = scratch.path("out.json");
-    let commands: [(Command, usize); 4] = [
+    let commands: [(Command, usize); 7] = [
         (quietus(&["env"]), 1),
         (quietus(&["--help"]), 1),
         (short(&scratch, &["--json", &json]), 7),
         (short(&scratch, &["--json", "-"]), 0),
+        (quietus(&["scale"]), 2),
+        (quietus(&["scale", "--json", "-"]), 0),
+        (quietus(&["latency", "--seconds", "0.1"]), 2),
     ];
     for (mut command, lines) in commands {
         let output = command.stdout(full()).output().expect("started");
@@ -145,6 +165,12 @@ fn what_cannot_be_written_is_said() {
     assert!(said.contains("quietus: error: --json '/dev/full' could not be written: "), "{said}");
     assert!(text(&output.stdout).contains("Medians"), "the table is there all the same");
 
+    let output = quietus(&["latency", "--seconds", "0.1", "--plot", "/dev/full"]).output().expect("started");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("quietus: error: --plot '/dev/full' could not be written: "), "{said}");
+    assert!(text(&output.stdout).contains("p99.9"), "the figures are there all the same");
+
     // Only what is said meanwhile gets lost, or the line that would say what was wrong.
     let output = short(&scratch, &[]).stderr(full()).output().expect("started");
     assert!(output.status.success() && text(&output.stdout).contains("Medians"));
@@ -156,9 +182,16 @@ fn what_cannot_be_written_is_said() {
 #[test]
 fn a_reader_that_stops_early_is_no_mistake() {
     let scratch = Scratch::new("closed");
-    for mut command in
-        [quietus(&["env"]), quietus(&["--help"]), short(&scratch, &[]), short(&scratch, &["--json", "-"])]
-    {
+    let commands = [
+        quietus(&["env"]),
+        quietus(&["--help"]),
+        short(&scratch, &[]),
+        short(&scratch, &["--json", "-"]),
+        quietus(&["scale"]),
+        quietus(&["scale", "--json", "-"]),
+        quietus(&["latency", "--seconds", "0.1"]),
+    ];
+    for mut command in commands {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
         let output = command.stdout(writer).output().expect("started");
@@ -230,12 +263,19 @@ fn switches_in_no_known_position_are_refused() {
 
 #[test]
 fn help_is_no_mistake() {
-    for arguments in [&["--help"][..], &["index", "--help"], &["env", "--help"], &["--version"]] {
+    for arguments in [
+        &["--help"][..],
+        &["index", "--help"],
+        &["scale", "--help"],
+        &["latency", "--help"],
+        &["env", "--help"],
+        &["--version"],
+    ] {
         let output = quietus(arguments).output().expect("started");
         assert!(output.status.success() && output.stderr.is_empty() && !output.stdout.is_empty(), "{arguments:?}");
     }
     let help = text(&quietus(&["index", "--help"]).output().expect("started").stdout);
-    for option in ["--reclaimer", "--readers", "--writers", "--seconds", "--alloc", "--json"] {
+    for option in ["--reclaimer", "--readers", "--writers", "--seconds", "--alloc", "--json", "--plot"] {
         assert!(help.contains(option), "{option} is not in the help");
     }
     for part in ["Time: 3 rounds × reclaimers × --seconds", "Exit code: 0 if"] {
@@ -294,6 +334,31 @@ fn index_with_crossbeam() {
 }
 
 #[test]
+fn index_draws_a_picture() {
+    let scratch = Scratch::new("picture");
+    let plot = scratch.path("plot.svg");
+    let output = short(&scratch, &["--plot", &plot, "--reclaimer", "sdd,seize"]).output().expect("started");
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let picture = fs::read_to_string(&plot).expect("written");
+    assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"), "{picture}");
+    for part in ["\nseize\n", "\nsdd\n", "queries per second", "1 reader, "] {
+        assert!(picture.contains(part), "{part} is not in:\n{picture}");
+    }
+    assert!(!picture.contains("crossbeam"), "only those asked for: {picture}");
+}
+
+#[test]
+fn index_with_seize() {
+    indexes("seize", "seize", &[], &[]);
+}
+
+#[test]
+fn index_with_sdd() {
+    indexes("sdd", "sdd", &["--writers", "3"], &[]);
+}
+
+#[test]
 fn index_without_reclamation_on_the_system_allocator() {
     indexes("leak", "leak", &["--alloc", "system"], &[]);
 }
@@ -314,5 +379,52 @@ fn the_environment_is_shown() {
     let said = text(&output.stdout);
     for part in ["rseq", "membarrier", "CPUs", "nodes", "page", "block"] {
         assert!(said.contains(part), "{part} is not in:\n{said}");
+    }
+}
+
+#[test]
+fn scale_in_every_mode() {
+    for mode in ["cache", "kvfree", "box", "linked", "call"] {
+        let command = ["scale", "--mode", mode, "--threads", "3", "--allocs", "1000", "--loops", "2", "--json", "-"];
+        let output = quietus(&command).output().expect("started");
+        let said = text(&output.stderr);
+        assert!(output.status.success() && said.contains("yes: all freed"), "{mode}: {said}");
+        let figures: Value = serde_json::from_str(&text(&output.stdout)).expect("nothing but JSON");
+        assert_eq!((&figures["mode"], &figures["threads"]), (&mode.into(), &3.into()));
+        assert_eq!((&figures["objects"], &figures["verified"]), (&6_000.into(), &true.into()));
+        assert_eq!(figures["size"].is_null(), mode == "kvfree", "{figures}");
+        assert!(figures["submit_ns_per_op"].as_f64() > Some(0.0), "{figures}");
+        assert!(figures["peak_unreclaimed_bytes"].as_u64() > Some(0), "{figures}");
+    }
+}
+
+#[test]
+fn scale_without_help_of_the_kernel() {
+    let mut command = quietus(&["scale", "--mode", "kvfree", "--allocs", "1000", "--size", "128"]);
+    let output = command.envs([("QUIETUS_RSEQ", "off"), ("QUIETUS_MEMBARRIER", "off")]).output().expect("started");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn latency_of_every_flavour() {
+    let scratch = Scratch::new("latency");
+    let plot = scratch.path("plot.svg");
+    for flavor in ["memb", "crossbeam"] {
+        let command =
+            ["latency", "--flavor", flavor, "--readers", "2", "--seconds", "0.2", "--json", "-", "--plot", &plot];
+        let output = quietus(&command).output().expect("started");
+        let said = text(&output.stderr);
+        assert!(output.status.success() && said.contains("p99.9"), "{flavor}: {said}");
+        let figures: Value = serde_json::from_str(&text(&output.stdout)).expect("nothing but JSON");
+        assert_eq!((&figures["flavour"], &figures["readers"]), (&flavor.into(), &2.into()));
+        let at = |key: &str| figures[key].as_u64().expect("a whole number");
+        assert!(at("count") > 0 && figures["verified"] == true, "{figures}");
+        let quantiles = ["p50_ns", "p99_ns", "p999_ns", "max_ns"].map(at);
+        assert!(quantiles[0] > 0 && quantiles.is_sorted(), "{figures}");
+        let picture = fs::read_to_string(&plot).expect("written");
+        assert!(
+            picture.starts_with("<svg") && picture.contains(&format!("synchronize, {flavor}, beside 2")),
+            "{picture}"
+        );
     }
 }

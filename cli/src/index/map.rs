@@ -5,7 +5,8 @@
 //! readers': it writes nothing and walks past marked nodes, which stay readable for as long as its section lasts.
 //!
 //! # Ordering
-//! A link is stored with Release by whoever made what it points to, and loaded with Acquire by whoever follows it.
+//! A link is stored with Release by whoever made what it points to, and loaded with Acquire by whoever follows it: with the
+//! reclaimer's `FOLLOW`, which is Acquire or more, so that its sections hold what is read.
 
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -78,8 +79,8 @@ impl<'v, R: Reclaimer> Map<'v, R> {
     /// The readers' way to a word: its list, if it has one now.
     #[inline]
     pub(super) fn find<'g>(&'g self, _section: &'g R::Guard<'_>, key: Key) -> Result<Option<List<'g>>, Fault> {
-        // Acquire: with the Release that put the first node in, in `update` or `seek`.
-        let mut here = self.buckets[self.bucket_of(key)].load(Ordering::Acquire);
+        // Acquire (`FOLLOW`): with the Release that put the first node in, in `update` or `seek`.
+        let mut here = self.buckets[self.bucket_of(key)].load(R::FOLLOW);
         for _ in 0..LONGEST_CHAIN {
             // SAFETY: the node is not freed before this section ends, because it stood in its chain at some time since the
             // section began, and is retired only once it has been taken out. The first stood there when the bucket was
@@ -87,10 +88,10 @@ impl<'v, R: Reclaimer> Map<'v, R> {
             // marked, it does not change any more and leads to what takes this node's place in the chain: a node taken out
             // leads only to what is taken out later.
             let Some(node) = (unsafe { unmarked(here).as_ref() }) else { return Ok(None) };
-            // Acquire: with the Release that put the next node in.
-            let next = node.next.load(Ordering::Acquire);
-            // Acquire: with the Release that published the list, in `update`.
-            let list = node.list.load(Ordering::Acquire);
+            // Acquire (`FOLLOW`): with the Release that put the next node in.
+            let next = node.next.load(R::FOLLOW);
+            // Acquire (`FOLLOW`): with the Release that published the list, in `update`.
+            let list = node.list.load(R::FOLLOW);
             // After both loads: what they gave is believed only if the node was whole until then.
             node.check()?;
             if node.key() >= key {
@@ -120,15 +121,15 @@ impl<'v, R: Reclaimer> Map<'v, R> {
     pub(super) fn seek<'g>(&'g self, section: &'g R::Guard<'_>, key: Key, work: &mut Work) -> Result<Place<'g>, Fault> {
         'again: loop {
             let mut link = &self.buckets[self.bucket_of(key)];
-            // Acquire: as in `find`. A bucket is never marked.
-            let mut here = link.load(Ordering::Acquire);
+            // Acquire (`FOLLOW`): as in `find`. A bucket is never marked.
+            let mut here = link.load(R::FOLLOW);
             for _ in 0..LONGEST_CHAIN {
                 // SAFETY: as in `find`.
                 let Some(node) = (unsafe { here.as_ref() }) else {
                     return Ok(Place { link, next: here, node: None });
                 };
-                // Acquire: as in `find`; of a marked node it is final.
-                let next = node.next.load(Ordering::Acquire);
+                // Acquire (`FOLLOW`): as in `find`; of a marked node it is final.
+                let next = node.next.load(R::FOLLOW);
                 node.check()?;
                 if is_marked(next) {
                     // Release: with the Acquire of whoever follows this link; hands on the node behind, and the burial

@@ -10,6 +10,8 @@ use super::{Fault, Map, Work};
 use crate::reclaimer::crossbeam::Crossbeam;
 use crate::reclaimer::leak::Leak;
 use crate::reclaimer::quietus::Quietus;
+use crate::reclaimer::sdd::Sdd;
+use crate::reclaimer::seize::Seize;
 use crate::reclaimer::{Reclaimer, Setup};
 use crate::text::Vocabulary;
 
@@ -73,6 +75,8 @@ fn follows_the_model<R: Reclaimer>() {
 #[test]
 fn one_thread_follows_the_model() {
     follows_the_model::<Crossbeam>();
+    follows_the_model::<Seize>();
+    follows_the_model::<Sdd>();
     follows_the_model::<Leak>();
     let _alone = DOMAIN.lock().unwrap_or_else(PoisonError::into_inner);
     follows_the_model::<Quietus>();
@@ -172,6 +176,16 @@ fn stands_many_threads<R: Reclaimer>() {
 #[test]
 fn many_threads_with_crossbeam() {
     stands_many_threads::<Crossbeam>();
+}
+
+#[test]
+fn many_threads_with_seize() {
+    stands_many_threads::<Seize>();
+}
+
+#[test]
+fn many_threads_with_sdd() {
+    stands_many_threads::<Sdd>();
 }
 
 #[test]

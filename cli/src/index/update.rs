@@ -34,8 +34,8 @@ impl<R: Reclaimer> Map<'_, R> {
                 }
                 continue;
             };
-            // Acquire: with the Release of the exchange in `publish` that published the list.
-            let old = node.list.load(Ordering::Acquire);
+            // Acquire (`FOLLOW`): with the Release of the exchange in `publish` that published the list.
+            let old = node.list.load(R::FOLLOW);
             if old == dead() {
                 node.mark();
                 continue;
@@ -62,8 +62,8 @@ impl<R: Reclaimer> Map<'_, R> {
         let section = self.reclaimer.pin();
         loop {
             let node = self.seek(&section, key, work)?.node.ok_or(Fault::Lost { word, file })?;
-            // Acquire: as in `put`.
-            let old = node.list.load(Ordering::Acquire);
+            // Acquire (`FOLLOW`): as in `put`.
+            let old = node.list.load(R::FOLLOW);
             let list = self.open(old, word)?.ok_or(Fault::Lost { word, file })?;
             let draft = Draft::without(list.entries(), file).ok_or(Fault::Lost { word, file })?;
             if draft.len() > 0 {

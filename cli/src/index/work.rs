@@ -5,14 +5,10 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 
 use crate::reclaimer::Retired;
+use crate::timing::{clock_ns, nanoseconds, since};
 
 /// One retire in this many is timed.
 const SAMPLED: u32 = 1024;
-
-/// Times in nanoseconds, to three digits, up to a minute.
-pub(crate) fn nanoseconds() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("constant bounds that are right")
-}
 
 /// The account of one writer.
 #[derive(Debug)]
@@ -57,8 +53,7 @@ impl Work {
         self.until_sample = SAMPLED;
         let start = Instant::now();
         retire();
-        let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.retire_ns.saturating_record(ns.saturating_sub(self.clock_ns));
+        self.retire_ns.saturating_record(since(start).saturating_sub(self.clock_ns));
     }
 
     /// Runs `retire`, which retires a node.
@@ -67,13 +62,6 @@ impl Work {
         self.retired.bytes += size_of::<super::node::Node>() as u64;
         retire();
     }
-}
-
-/// What two readings of the clock are apart when nothing lies between them.
-fn clock_ns() -> u64 {
-    let mut apart: Vec<u64> = (0..255).map(|_| Instant::now().elapsed().as_nanos() as u64).collect();
-    apart.sort_unstable();
-    apart[apart.len() / 2]
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use super::progress::Progress;
 use super::summary::Summary;
 use crate::alloc::Allocator;
 use crate::args::IndexArgs;
+use crate::numbers::count;
 use crate::reclaimer::Kind;
 use crate::run::spec::Spec;
 
@@ -30,7 +31,7 @@ impl Plan {
     /// The plan the arguments ask for.
     pub(super) fn of(args: &IndexArgs, files: Vec<String>) -> Plan {
         Plan {
-            kinds: args.reclaimer.kinds(),
+            kinds: args.kinds(),
             readers: args.readers(),
             writers: args.writers().min(files.len()),
             seconds: args.seconds,
@@ -41,15 +42,18 @@ impl Plan {
 
     /// What will be run, in a line.
     pub(super) fn describe(&self) -> String {
-        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         format!(
-            "{}, {}, {} underneath; {ROUNDS} rounds of {} s each, then a verify run of {} s with freed memory poisoned",
-            count(self.readers, "reader"),
-            count(self.writers, "writer"),
-            self.allocator.name(),
+            "{}; {ROUNDS} rounds of {} s each, then a verify run of {} s with freed memory poisoned",
+            self.crowd(),
             self.seconds,
             self.verify_seconds(),
         )
+    }
+
+    /// Who takes part, and on which allocator.
+    pub(super) fn crowd(&self) -> String {
+        let (readers, writers) = (count(self.readers as u64, "reader"), count(self.writers as u64, "writer"));
+        format!("{readers}, {writers}, {} underneath", self.allocator.name())
     }
 
     /// How long it will take, about.

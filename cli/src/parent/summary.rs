@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::numbers::rounded;
 use crate::reclaimer::Kind;
 use crate::run::spec::{GracePeriods, Outcome, Retire};
 
@@ -58,7 +59,7 @@ impl Summary {
     pub(super) fn figures(&self) -> Figures {
         let of = |figure: fn(&Outcome) -> u64| median(self.timed.iter().map(figure).collect()).unwrap_or(0);
         let maybe = |figure: fn(&Outcome) -> Option<u64>| median(self.timed.iter().filter_map(figure).collect());
-        let rate = |figure: fn(&Outcome) -> f64| median(self.timed.iter().map(figure).collect()).map_or(0.0, rounded);
+        let rate = |figure: fn(&Outcome) -> f64| rounded(self.median(figure));
         let drains = median(self.timed.iter().filter_map(|run| run.drain_ms).collect());
         Figures {
             reclaimer: self.kind.name(),
@@ -81,6 +82,11 @@ impl Summary {
         }
     }
 
+    /// The median of this figure. Zero where there was no run to the end.
+    pub(super) fn median(&self, figure: fn(&Outcome) -> f64) -> f64 {
+        median(self.timed.iter().map(figure).collect()).unwrap_or(0.0)
+    }
+
     /// How far the rounds lie apart, in per cent of their median, for this figure.
     pub(super) fn spread(&self, figure: fn(&Outcome) -> f64) -> f64 {
         let values: Vec<f64> = self.timed.iter().map(figure).collect();
@@ -95,11 +101,6 @@ fn median<T: PartialOrd>(mut values: Vec<T>) -> Option<T> {
     values.sort_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
     let middle = values.len() / 2;
     (middle < values.len()).then(|| values.swap_remove(middle))
-}
-
-/// To thousandths: no run measures more.
-fn rounded(value: f64) -> f64 {
-    (value * 1e3).round() / 1e3
 }
 
 #[cfg(test)]

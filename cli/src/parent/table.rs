@@ -6,6 +6,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use quietus::kvfree;
 
 use super::summary::Summary;
+use crate::numbers::{grouped, mebibytes, time};
 use crate::reclaimer::Kind;
 
 const HEAD: [&str; 10] = [
@@ -78,11 +79,7 @@ fn row(summary: &Summary) -> [String; 10] {
         format!("{} ±{:.0} %", grouped(figures.updates_per_s as u64), summary.spread(|run| run.updates_per_s)),
         format!("{} / {} / {}", grouped(retire.p50), grouped(retire.p99), grouped(retire.p999)),
         grace.p50.zip(grace.p99).map_or_else(none, |(p50, p99)| format!("{} / {}", time(p50), time(p99))),
-        format!(
-            "{}{}",
-            mebibytes(figures.peak_unreclaimed_bytes),
-            if summary.kind == Kind::Crossbeam { "*" } else { "" }
-        ),
+        format!("{}{}", mebibytes(figures.peak_unreclaimed_bytes), if summary.kind.counts() { "" } else { "*" }),
         mebibytes(figures.peak_rss_bytes),
         figures.drain_ms.map_or_else(none, |ms| time((ms * 1e6) as u64)),
         if leaks { "all".to_owned() } else { figures.left_unreclaimed.to_string() },
@@ -101,8 +98,11 @@ fn notes(summaries: &[Summary]) -> String {
         notes += &format!("; quietus' budget is a target: {budget} MiB unreclaimed before retirers help");
     }
     notes += ".";
-    if summaries.iter().any(|summary| summary.kind == Kind::Crossbeam) {
-        notes += "\n* crossbeam keeps no count: peak RSS less what was resident with the finished index before the first update.";
+    if summaries.iter().any(|summary| !summary.kind.counts()) {
+        notes += "\n* keeps no count: peak RSS less what was resident with the finished index before the first update.";
+    }
+    if summaries.iter().any(|summary| summary.kind == Kind::Sdd) {
+        notes += "\nsdd's own owners hold values of fixed size: here each retire allocates a closure that frees.";
     }
     if summaries.iter().any(|summary| summary.kind == Kind::Leak) {
         notes += "\nleak frees nothing: every list costs fresh memory instead, page faults included, and a run stops at 2 GiB.";
@@ -110,47 +110,15 @@ fn notes(summaries: &[Summary]) -> String {
     notes
 }
 
-/// 1234567 as 1,234,567.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
-
-/// Nanoseconds in the unit that suits them.
-fn time(ns: u64) -> String {
-    match ns {
-        0..1_000 => format!("{ns} ns"),
-        1_000..1_000_000 => format!("{:.1} µs", ns as f64 / 1e3),
-        _ => format!("{:.1} ms", ns as f64 / 1e6),
-    }
-}
-
-fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn numbers_for_people() {
-        assert_eq!([grouped(0), grouped(999), grouped(1_000), grouped(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([time(5), time(1_500), time(2_500_000)], ["5 ns", "1.5 µs", "2.5 ms"]);
-    }
-
-    #[test]
     fn a_row_for_each_and_a_note_for_the_peer() {
         let summaries = Kind::ALL.map(Summary::new);
         let drawn = draw(&summaries, None);
-        for name in ["quietus", "crossbeam", "leak", "* crossbeam keeps no count"] {
+        for name in ["quietus", "crossbeam", "leak", "seize", "sdd's own owners", "* keeps no count"] {
             assert!(drawn.contains(name), "{drawn}");
         }
         assert!(drawn.contains("target: 4 MiB unreclaimed"), "{drawn}");
@@ -165,7 +133,7 @@ mod tests {
         let drawn = draw(&summaries, Some(NARROW - 1));
         let (blocks, notes) = drawn.rsplit_once("\n\n").expect("an empty line before the notes");
         let blocks: Vec<&str> = blocks.split("\n\n").collect();
-        assert_eq!(blocks.len(), 3, "{drawn}");
+        assert_eq!(blocks.len(), Kind::ALL.len(), "{drawn}");
         for (block, kind) in blocks.iter().zip(Kind::ALL) {
             assert!(block.starts_with(&format!("reclaimer: {}\nqueries/s: 0 ±0 %\n", kind.name())), "{block}");
             assert!(block.contains("\nretire ns p50 / p99 / p99.9: 0 / 0 / 0\n"), "{block}");

@@ -14,6 +14,22 @@ use crossbeam_epoch::{self as epoch, Guard};
 use super::{Account, Reclaimer, Retired, Setup, memory};
 use crate::index::node::Node;
 
+/// Asks the collector to advance until a closure deferred now has run: it has no other way to wait.
+pub(crate) fn wait() {
+    let over = Arc::new(AtomicBool::new(false));
+    let section = epoch::pin();
+    let told = Arc::clone(&over);
+    // Release: with the Acquire below; the closure is all that ran before.
+    section.defer(move || told.store(true, Ordering::Release));
+    section.flush();
+    drop(section);
+    // Acquire: with the Release in the closure.
+    while !over.load(Ordering::Acquire) {
+        epoch::pin().flush();
+        thread::yield_now();
+    }
+}
+
 /// crossbeam-epoch.
 pub(crate) struct Crossbeam {
     /// In the verify run: how many objects the deferred closures have freed. Never freed itself: they outlive anything.
@@ -64,27 +80,15 @@ unsafe impl Reclaimer for Crossbeam {
         unsafe { self.defer(&section, list, layout) };
     }
 
-    /// Asks the collector to advance until a closure deferred now has run: it has no other way to wait.
     fn grace_period(&self) -> bool {
-        let over = Arc::new(AtomicBool::new(false));
-        let section = epoch::pin();
-        let told = Arc::clone(&over);
-        // Release: with the Acquire below; the closure is all that ran before.
-        section.defer(move || told.store(true, Ordering::Release));
-        section.flush();
-        drop(section);
-        // Acquire: with the Release in the closure.
-        while !over.load(Ordering::Acquire) {
-            epoch::pin().flush();
-            thread::yield_now();
-        }
+        wait();
         true
     }
 
     /// The threads that retired have ended, so their garbage is in the collector's queue; that is worked off in order,
     /// so when a closure deferred now has run, all of it has.
     fn barrier(&self) {
-        self.grace_period();
+        wait();
     }
 
     fn account(&self, retired: Retired) -> Account {

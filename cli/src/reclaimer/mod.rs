@@ -5,11 +5,14 @@
 
 pub(crate) mod quietus;
 pub(crate) mod crossbeam;
+pub(crate) mod seize;
+pub(crate) mod sdd;
 pub(crate) mod leak;
 pub(crate) mod memory;
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,21 +26,32 @@ pub(crate) enum Kind {
     Quietus,
     /// crossbeam-epoch's default collector.
     Crossbeam,
+    /// seize, a collector with its default batches.
+    Seize,
+    /// sdd's collector.
+    Sdd,
     /// None: nothing is ever freed.
     Leak,
 }
 
 impl Kind {
     /// All of them, in the order of the table.
-    pub(crate) const ALL: [Kind; 3] = [Kind::Quietus, Kind::Crossbeam, Kind::Leak];
+    pub(crate) const ALL: [Kind; 5] = [Kind::Quietus, Kind::Crossbeam, Kind::Seize, Kind::Sdd, Kind::Leak];
 
     /// Its name on the command line, in the table and in the JSON.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Kind::Quietus => "quietus",
             Kind::Crossbeam => "crossbeam",
+            Kind::Seize => "seize",
+            Kind::Sdd => "sdd",
             Kind::Leak => "leak",
         }
+    }
+
+    /// Whether it knows how much is retired and not freed.
+    pub(crate) fn counts(self) -> bool {
+        matches!(self, Kind::Quietus | Kind::Leak)
     }
 }
 
@@ -51,13 +65,17 @@ pub(crate) struct Setup {
 /// Memory that other threads may still be reading when it is given back.
 ///
 /// # Safety
-/// 1. What is retired is not freed before every section that was open then has ended.
+/// 1. What is retired is not freed before every section that was open then has ended, if sections load their pointers with
+///    `FOLLOW`.
 /// 2. `new_node` and `alloc_list` give memory of the layout asked for that nobody else uses until it is freed.
 pub(crate) unsafe trait Reclaimer: Send + Sync + Sized {
     /// A read-side section.
     type Guard<'r>
     where
         Self: 'r;
+
+    /// With what a section loads a pointer that it follows: Acquire or more.
+    const FOLLOW: Ordering = Ordering::Acquire;
 
     /// Retired memory at which a run has to stop, if the reclaimer frees nothing.
     const CEILING_BYTES: Option<u64> = None;

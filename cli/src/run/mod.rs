@@ -23,6 +23,8 @@ use crate::index::{Map, Work};
 use crate::reclaimer::crossbeam::Crossbeam;
 use crate::reclaimer::leak::Leak;
 use crate::reclaimer::quietus::Quietus;
+use crate::reclaimer::sdd::Sdd;
+use crate::reclaimer::seize::Seize;
 use crate::reclaimer::{Kind, Reclaimer, Retired, Setup};
 use crate::text::Vocabulary;
 use spec::{GracePeriods, Outcome, Retire, Spec};
@@ -65,6 +67,8 @@ pub(crate) fn child() -> Result<(), String> {
     let outcome = match spec.reclaimer {
         Kind::Quietus => run::<Quietus>(&spec),
         Kind::Crossbeam => run::<Crossbeam>(&spec),
+        Kind::Seize => run::<Seize>(&spec),
+        Kind::Sdd => run::<Sdd>(&spec),
         Kind::Leak => run::<Leak>(&spec),
     };
     outcome.print();

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use super::Stage;
-use crate::index::work::nanoseconds;
 use crate::reclaimer::Reclaimer;
+use crate::timing::{nanoseconds, since};
 
 /// Between two waits. Waiting costs the others something, with a peer that has to be pushed more than with one that wakes
 /// its waiters; this keeps it small.
@@ -21,7 +21,7 @@ pub(super) fn probe<R: Reclaimer>(stage: &Stage<'_, R>) -> Option<Histogram<u64>
         if !stage.map.reclaimer().grace_period() {
             return None;
         }
-        took.saturating_record(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        took.saturating_record(since(start));
         thread::sleep(REST);
     }
     Some(took)
