@@ -114,11 +114,6 @@ impl Queue {
         [&self.plain, &self.calls].iter().filter_map(|f| f.cookie()).min()
     }
 
-    /// Cookie of the oldest batch that anybody may reclaim.
-    pub(crate) fn oldest_plain(&self) -> Option<Cookie> {
-        self.plain.cookie()
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         !self.plain.head.is_some() && !self.calls.head.is_some()
     }

@@ -63,15 +63,15 @@ impl<G: GracePeriods> Shared<G> {
         false
     }
 
-    /// A bounded number of elapsed batches that are wanted, oldest first. Returns the cookie of the oldest of these that is left,
-    /// whether elapsed or not; `None`: none is left, or somebody else has the queue.
+    /// A bounded number of elapsed batches that are wanted, oldest first. Returns the cookie of the oldest batch that is
+    /// left, wanted or not, elapsed or not; `None`: none is left, or somebody else has the queue.
     pub(crate) fn reclaim_some(&self, want: Want) -> Option<Cookie> {
         let mut budget = HELP_BATCHES;
         loop {
             let mut queue = self.queue.try_lock()?;
             let Some(batch) = (budget > 0).then(|| queue.take(&self.running, want, |c| self.gp.poll(c))).flatten()
             else {
-                return if want == Want::Plain { queue.oldest_plain() } else { queue.oldest() };
+                return queue.oldest();
             };
             drop(queue);
             budget = budget.saturating_sub(if Kind::of(batch.first) == Kind::Same { 1 } else { MIXED_COST });

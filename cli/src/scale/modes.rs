@@ -3,12 +3,13 @@
 //! `run` does the same with all of them. What a mode counts is no statistic of the domain's: a destructor, or the allocator.
 
 use std::alloc::{Layout, handle_alloc_error};
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use quietus::Domain;
+use quietus::kvfree::{Callback, RcuHead};
 use quietus::slab::{self, Cache, SlabBox};
+use quietus::{Domain, rcu_head};
 
 use crate::args::ModeName;
 
@@ -38,12 +39,12 @@ pub(super) trait Visitor {
 
 /// Calls the visitor with this mode, for objects of this size. The error says which sizes the mode has.
 pub(super) fn with<V: Visitor>(mode: ModeName, size: Option<usize>, visitor: V) -> Result<V::Output, String> {
-    // A word is the count's address or the turn, the others are room.
+    // A word is the count's address or the turn, two are the head of those that have one, the others are room.
     macro_rules! sized {
-        ($mode:ident, $($size:literal: $words:literal),*) => {
+        ($mode:ident of $object:ident, $($size:literal: $words:literal),*) => {
             match size {
                 $(Some($size) => {
-                    const { assert!(size_of::<Plain<$words>>() == $size && size_of::<Counted<$words>>() == $size) };
+                    const { assert!(size_of::<$object<$words>>() == $size) };
                     Ok(visitor.visit(&$mode::<$words>::new()))
                 })*
                 other => {
@@ -52,16 +53,19 @@ pub(super) fn with<V: Visitor>(mode: ModeName, size: Option<usize>, visitor: V) 
                 }
             }
         };
-        ($mode:ident) => {
-            sized!($mode, 16: 1, 32: 3, 64: 7, 128: 15, 256: 31, 512: 63, 1024: 127, 2048: 255, 4096: 511)
+        ($mode:ident of Headed) => {
+            sized!($mode of Headed, 32: 1, 64: 5, 128: 13, 256: 29, 512: 61, 1024: 125, 2048: 253, 4096: 509)
+        };
+        ($mode:ident of $object:ident) => {
+            sized!($mode of $object, 16: 1, 32: 3, 64: 7, 128: 15, 256: 31, 512: 63, 1024: 127, 2048: 255, 4096: 511)
         };
     }
     match mode {
-        ModeName::Cache => sized!(InCache),
+        ModeName::Cache => sized!(InCache of Plain),
         ModeName::Kvfree => Ok(visitor.visit(&BySize::new(size))),
-        ModeName::Box => sized!(Boxed),
-        ModeName::Linked => sized!(Linked),
-        ModeName::Call => sized!(Called),
+        ModeName::Box => sized!(Boxed of Counted),
+        ModeName::Linked => sized!(Linked of Headed),
+        ModeName::Call => sized!(Called of Headed),
     }
 }
 
@@ -81,6 +85,36 @@ impl<const WORDS: usize> Drop for Counted<WORDS> {
     fn drop(&mut self) {
         // Relaxed: a count; the barrier orders it before it is read.
         self.ends.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The same with a head to be queued by.
+struct Headed<const WORDS: usize> {
+    ends: &'static AtomicU64,
+    head: RcuHead,
+    _room: [MaybeUninit<u64>; WORDS],
+}
+
+rcu_head!([const WORDS: usize] Headed<WORDS>, head);
+
+impl<const WORDS: usize> Drop for Headed<WORDS> {
+    fn drop(&mut self) {
+        // Relaxed: as above.
+        self.ends.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl<const WORDS: usize> Headed<WORDS> {
+    /// What frees one that was queued by its head.
+    const END: &'static Callback = &Callback::new(Self::end, size_of::<Self>());
+
+    fn new(ends: &'static AtomicU64) -> Self {
+        Headed { ends, head: RcuHead::new(), _room: [MaybeUninit::uninit(); WORDS] }
+    }
+
+    unsafe fn end(head: NonNull<RcuHead>) {
+        // SAFETY: the head of an object of this type that `Called::retire` has given up, once.
+        drop(unsafe { SlabBox::from_raw(head.byte_sub(offset_of!(Self, head)).cast::<Self>()) });
     }
 }
 
@@ -129,7 +163,7 @@ impl<const WORDS: usize> Mode for InCache<WORDS> {
     }
 }
 
-/// `kvfree`: [`Domain::retire_ptr`] of memory of a size class.
+/// `kvfree`: [`Domain::kvfree_rcu`] of memory of a size class.
 struct BySize {
     size: Option<usize>,
     /// Objects of the size classes that lived before.
@@ -164,7 +198,7 @@ impl Mode for BySize {
     #[inline]
     fn retire(&self, domain: &Domain, object: NonNull<u8>) {
         // SAFETY: 1. From `allocate`, never published, retired once.
-        unsafe { domain.retire_ptr(object) };
+        unsafe { domain.kvfree_rcu(object.as_ptr()) };
     }
 
     fn left(&self, _: u64) -> u64 {
@@ -200,9 +234,9 @@ impl<const WORDS: usize> Mode for Boxed<WORDS> {
     }
 }
 
-/// `linked`: [`Domain::retire`].
+/// `linked`: [`Domain::retire_linked`].
 struct Linked<const WORDS: usize> {
-    cache: Cache<Counted<WORDS>>,
+    cache: Cache<Headed<WORDS>>,
     ends: &'static AtomicU64,
 }
 
@@ -213,17 +247,17 @@ impl<const WORDS: usize> Linked<WORDS> {
 }
 
 impl<const WORDS: usize> Mode for Linked<WORDS> {
-    type Object = NonNull<Counted<WORDS>>;
+    type Object = NonNull<Headed<WORDS>>;
 
     #[inline]
     fn allocate(&self, _: u64) -> Self::Object {
-        SlabBox::into_raw(self.cache.alloc(Counted::new(self.ends)))
+        SlabBox::into_raw(self.cache.alloc(Headed::new(self.ends)))
     }
 
     #[inline]
     fn retire(&self, domain: &Domain, object: Self::Object) {
         // SAFETY: 1. From `allocate`, never published, retired once. 2. What it borrows is static.
-        unsafe { domain.retire(object) };
+        unsafe { domain.retire_linked(object) };
     }
 
     fn left(&self, retired: u64) -> u64 {
@@ -231,9 +265,9 @@ impl<const WORDS: usize> Mode for Linked<WORDS> {
     }
 }
 
-/// `call`: [`Domain::defer`].
+/// `call`: [`Domain::call_head`], every object a callback of its own.
 struct Called<const WORDS: usize> {
-    cache: Cache<Counted<WORDS>>,
+    cache: Cache<Headed<WORDS>>,
     ends: &'static AtomicU64,
 }
 
@@ -244,16 +278,19 @@ impl<const WORDS: usize> Called<WORDS> {
 }
 
 impl<const WORDS: usize> Mode for Called<WORDS> {
-    type Object = SlabBox<Counted<WORDS>>;
+    type Object = NonNull<Headed<WORDS>>;
 
     #[inline]
     fn allocate(&self, _: u64) -> Self::Object {
-        self.cache.alloc(Counted::new(self.ends))
+        SlabBox::into_raw(self.cache.alloc(Headed::new(self.ends)))
     }
 
     #[inline]
     fn retire(&self, domain: &Domain, object: Self::Object) {
-        domain.defer(move || drop(object));
+        // SAFETY: inside the object.
+        let head = unsafe { object.byte_add(offset_of!(Headed<WORDS>, head)).cast() };
+        // SAFETY: 1. From `allocate`, never published, queued once; what it borrows is static.
+        unsafe { domain.call_head(head, Headed::<WORDS>::END) };
     }
 
     fn left(&self, retired: u64) -> u64 {

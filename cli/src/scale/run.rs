@@ -84,7 +84,7 @@ pub(super) fn run<M: Mode>(mode: &M, domain: &Domain, args: &ScaleArgs) -> (Figu
         clock_ns: clock,
         worker_cpu_ms,
         batches: is.batches - was.batches,
-        fallbacks: is.strays + is.inline_waits - was.strays - was.inline_waits,
+        fallbacks: is.fallbacks() - was.fallbacks(),
         helped: is.helped - was.helped,
         yields: is.yields - was.yields,
         fresh_blocks: is.from_fresh - was.from_fresh,

@@ -32,7 +32,8 @@ fn every_object_is_freed() {
         assert_eq!((figures.objects, figures.mode.name()), (4_200, mode));
         assert!(figures.submit_ns_per_op > 0.0 && figures.submit_ns_per_op <= figures.total_ns_per_op, "{figures:?}");
         assert_eq!(figures.retire_ns.samples, 2 * (2_100 / super::run::SAMPLED));
-        assert!(figures.grace_periods > 0 && figures.looks > 0 && figures.batches > 0, "{figures:?}");
+        assert!(figures.grace_periods > 0 && figures.looks > 0, "{figures:?}");
+        assert_eq!(figures.batches > 0, mode != "call", "{figures:?}");
     }
 }
 
