@@ -14,6 +14,7 @@
 //! T: publishing is at least Release, following a pointer takes at least an Acquire load. Callers pass orderings as
 //! they do to the standard library's atomics.
 
+use crate::flavour::Memb;
 use crate::membarrier;
 use crate::section::Section;
 use crate::sync::{AtomicPtr, Ordering};
@@ -53,41 +54,53 @@ use std::ptr::{self, NonNull};
 /// ```
 /// let atomic = quietus::Atomic::<u8>::null();
 /// ```
-pub struct Atomic<T> {
+///
+/// `F` is the flavour whose sections open it. [`null`](Atomic::null) and [`new`](Atomic::new) make one of the default flavour,
+/// [`in_flavour`](Atomic::in_flavour) one of any.
+pub struct Atomic<T, F = Memb> {
     pointer: AtomicPtr<T>,
     /// Invariant in `T`, and neither Send nor Sync unless said below.
     _object: PhantomData<*mut T>,
+    _flavour: PhantomData<fn() -> F>,
 }
 
 // SAFETY: whoever has the atomic can reach the object by reference from its own thread, and may move it out of reach
 // and retire it, which drops it elsewhere: both bounds.
-unsafe impl<T: Send + Sync> Send for Atomic<T> {}
+unsafe impl<T: Send + Sync, F> Send for Atomic<T, F> {}
 // SAFETY: as above.
-unsafe impl<T: Send + Sync> Sync for Atomic<T> {}
+unsafe impl<T: Send + Sync, F> Sync for Atomic<T, F> {}
 
 impl<T> Atomic<T> {
-    const SIZED: () = assert!(size_of::<T>() != 0, "zero-sized objects cannot be told apart by address");
-
     #[cfg(not(quietus_loom))]
     /// A null pointer with tag 0.
     #[inline]
     pub const fn null() -> Atomic<T> {
         const { Self::SIZED };
-        Atomic { pointer: AtomicPtr::new(ptr::null_mut()), _object: PhantomData }
+        Atomic { pointer: AtomicPtr::new(ptr::null_mut()), _object: PhantomData, _flavour: PhantomData }
     }
 
     #[cfg(quietus_loom)]
     /// A null pointer with tag 0.
     pub fn null() -> Atomic<T> {
         const { Self::SIZED };
-        Atomic { pointer: AtomicPtr::new(ptr::null_mut()), _object: PhantomData }
+        Atomic { pointer: AtomicPtr::new(ptr::null_mut()), _object: PhantomData, _flavour: PhantomData }
     }
 
     /// An atomic that starts with `object`.
     #[inline]
     pub fn new(object: Shared<'_, T>) -> Atomic<T> {
+        Atomic::in_flavour(object)
+    }
+}
+
+impl<T, F> Atomic<T, F> {
+    const SIZED: () = assert!(size_of::<T>() != 0, "zero-sized objects cannot be told apart by address");
+
+    /// [`new`](Atomic::new) for any flavour: `let head: Atomic<Node, Qsbr> = Atomic::in_flavour(Shared::null());`
+    #[inline]
+    pub fn in_flavour(object: Shared<'_, T>) -> Atomic<T, F> {
         const { Self::SIZED };
-        Atomic { pointer: AtomicPtr::new(object.pointer), _object: PhantomData }
+        Atomic { pointer: AtomicPtr::new(object.pointer), _object: PhantomData, _flavour: PhantomData }
     }
 
     /// The pointer, as it is now. It has to be loaded with Acquire, or stronger, to be dereferenced, and in a section of the domain
@@ -115,7 +128,7 @@ impl<T> Atomic<T> {
     ///
     /// If `order` is Release or AcqRel, as the standard library does.
     #[inline(always)]
-    pub fn load<'g>(&self, order: Ordering, _section: &'g impl Section) -> Shared<'g, T> {
+    pub fn load<'g>(&self, order: Ordering, _section: &'g impl Section<F>) -> Shared<'g, T> {
         // The caller's order, Acquire to dereference: pairs with the publications below (T), after the slot's store
         // and the light fence (B).
         let pointer = self.pointer.load(order);
@@ -134,7 +147,7 @@ impl<T> Atomic<T> {
 
     /// Publishes `new` and returns what was there before. AcqRel, if the old object is to be dereferenced.
     #[inline]
-    pub fn swap<'g>(&self, new: Shared<'_, T>, order: Ordering, _section: &'g impl Section) -> Shared<'g, T> {
+    pub fn swap<'g>(&self, new: Shared<'_, T>, order: Ordering, _section: &'g impl Section<F>) -> Shared<'g, T> {
         // The caller's order, Release half to publish: pairs with load (T).
         Shared::new(self.pointer.swap(new.pointer, order))
     }
@@ -151,7 +164,7 @@ impl<T> Atomic<T> {
         new: Shared<'_, T>,
         success: Ordering,
         failure: Ordering,
-        _section: &'g impl Section,
+        _section: &'g impl Section<F>,
     ) -> Result<Shared<'g, T>, Shared<'g, T>> {
         // The caller's orders, Release half of success to publish: pairs with load (T).
         match self.pointer.compare_exchange(current.pointer, new.pointer, success, failure) {
@@ -172,7 +185,7 @@ impl<T> Atomic<T> {
         new: Shared<'_, T>,
         success: Ordering,
         failure: Ordering,
-        _section: &'g impl Section,
+        _section: &'g impl Section<F>,
     ) -> Result<Shared<'g, T>, Shared<'g, T>> {
         // The caller's orders, Release half of success to publish: pairs with load (T).
         match self.pointer.compare_exchange_weak(current.pointer, new.pointer, success, failure) {
@@ -185,7 +198,7 @@ impl<T> Atomic<T> {
     ///
     /// Bits that the alignment of `T` does not leave free are ignored.
     #[inline]
-    pub fn fetch_or<'g>(&self, tag: usize, order: Ordering, _section: &'g impl Section) -> Shared<'g, T> {
+    pub fn fetch_or<'g>(&self, tag: usize, order: Ordering, _section: &'g impl Section<F>) -> Shared<'g, T> {
         let tag = tag & tag_mask::<T>();
         // Relaxed: only the first guess; the exchange decides.
         let mut old = self.pointer.load(Ordering::Relaxed);
@@ -214,7 +227,7 @@ impl<T> Default for Atomic<T> {
     }
 }
 
-impl<T> fmt::Debug for Atomic<T> {
+impl<T, F> fmt::Debug for Atomic<T, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Relaxed: an address for a human, not to be followed.
         let pointer = self.pointer.load(Ordering::Relaxed);

@@ -1,46 +1,53 @@
-//! [`Domain`]: an engine with its `kvfree`, as one value. The global one is one of them.
+//! [`Domain`]: a source of grace periods with its `kvfree`, as one value, of one flavour. The global ones are some of them.
 //!
-//! Users hand in what they retire; hands to `engine_ref` (sections, grace periods) and to `quietus-kvfree` (batches).
+//! Users hand in what they retire; hands to the flavour's [`Source`] (grace periods) and to `quietus-kvfree` (batches). How
+//! sections are opened is the flavour's: `memb`, `qsbr`, `epoch`.
 //!
 //! A domain waits for its own readers only. Dropping a private one needs no grace period: guards borrow the domain, so no
-//! reference obtained through it can be live any more, not even one whose guard was leaked.
+//! reference obtained through it can be live any more, not even one whose guard was leaked. (One over a crossbeam collector waits
+//! for those who read that collector directly.)
 
+use crate::cookie::Cookie;
 use crate::engine_ref::EngineRef;
-use crate::memb::DomainGuard;
-use crate::registry::Holdout;
+use crate::flavour::Memb;
+use crate::memb::{DomainGuard, Guard, pin};
+use crate::section::{Section, sealed::Sealed};
+use crate::source::Source;
 use crate::stats::Stats;
 use crate::wait::InsideSection;
-use quietus_kvfree::{Callback, Config, Cookie as Number, GracePeriods, Kvfree, Linked, RcuHead, Reclaimable};
+use quietus_kvfree::{Callback, Config, Constrained, GracePeriods, Kvfree, Linked, RcuHead, Reclaimable};
 use quietus_slab::Cache;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-// SAFETY: 1: `elapsed` is true when a grace period with that number or a later one has completed: B, C, G. 2: `start` is a
-// read-modify-write of the sequence, and the driver's heavy fence follows its load of it: A, B, E. 3: `completed` only grows.
-// 4: so does the sequence. 5: `advance` only tries the lock; nothing here
-// allocates or retires.
-unsafe impl GracePeriods for EngineRef {
+/// How readers and waiters go together, as a type: [`Memb`], [`Qsbr`](crate::Qsbr), and, with the feature `epoch`, `Epoch`.
+///
+/// Domains, cookies, cells, pointers and sections carry their flavour, so that mixing two of them does not compile. Nothing
+/// outside this crate can implement it.
+pub trait Flavour: Sealed + Sized + Send + Sync + 'static {
+    /// A section of the flavour's global domain, as [`Rcu::load`](crate::Rcu::load) takes it.
+    type Guard: Section<Self>;
+    #[doc(hidden)]
+    type Source: Source;
+    /// The process's own domain of this flavour, made at first use.
+    fn domain() -> &'static Domain<Self>;
+    #[doc(hidden)]
+    fn in_section<R>(f: impl FnOnce(&Self::Guard) -> R) -> R;
+}
+
+impl Sealed for Memb {}
+
+impl Flavour for Memb {
+    type Guard = Guard;
+    type Source = EngineRef;
     #[inline]
-    fn start(&self) -> Number {
-        Number((**self).start())
+    fn domain() -> &'static Domain {
+        Domain::global()
     }
-    #[inline]
-    fn poll(&self, cookie: Number) -> bool {
-        self.elapsed(cookie.0)
-    }
-    fn advance(&self, cookie: Number) -> bool {
-        (**self).advance(cookie.0)
-    }
-    fn is_cheap(&self) -> bool {
-        (**self).is_alone()
-    }
-    fn synchronize(&self, cookie: Number) {
-        self.wait_for(cookie.0);
-    }
-    fn inside(&self) -> Option<bool> {
-        Some(EngineRef::inside(self))
+    fn in_section<R>(f: impl FnOnce(&Guard) -> R) -> R {
+        f(&pin())
     }
 }
 
@@ -113,16 +120,30 @@ unsafe impl GracePeriods for EngineRef {
 ///     unsafe { quietus::Domain::global().retire_box(object) }
 /// }
 /// ```
-pub struct Domain {
-    // Dropped first: it uses the engine.
-    kvfree: Kvfree<EngineRef>,
-    engine: EngineRef,
+///
+/// Flavours do not mix:
+///
+/// ```compile_fail,E0277
+/// # use std::sync::atomic::Ordering::Acquire;
+/// let slot = quietus::Atomic::<u64>::null();
+/// slot.load(Acquire, &quietus::qsbr::reader());
+/// ```
+///
+/// ```
+/// # use std::sync::atomic::Ordering::Acquire;
+/// let slot = quietus::Atomic::<u64>::null();
+/// slot.load(Acquire, &quietus::pin());
+/// ```
+pub struct Domain<F: Flavour = Memb> {
+    // Dropped first: it uses the source.
+    kvfree: Kvfree<F::Source>,
+    source: F::Source,
 }
 
 /// Settings of a [`Domain`].
 #[derive(Debug, Clone, Default)]
 pub struct Builder {
-    config: Config,
+    pub(crate) config: Config,
 }
 
 impl Builder {
@@ -200,36 +221,44 @@ impl Domain {
         GLOBAL.get_or_init(|| Domain::over(EngineRef::Global, Config::default()))
     }
 
-    fn over(engine: EngineRef, config: Config) -> Domain {
-        Domain { kvfree: Kvfree::new(engine.clone(), config), engine }
-    }
-
     /// Opens a read-side section of this domain. Never blocks; the thread's first call registers it.
     #[inline]
     pub fn pin(&self) -> DomainGuard<'_> {
-        DomainGuard::pin(&self.engine)
+        DomainGuard::pin(&self.source)
+    }
+}
+
+impl<F: Flavour> Domain<F> {
+    pub(crate) fn over(source: F::Source, config: Config) -> Self {
+        Domain { kvfree: Kvfree::new(source.clone(), config), source }
+    }
+
+    /// Where its grace periods come from.
+    #[inline]
+    pub(crate) fn source(&self) -> &F::Source {
+        &self.source
     }
 
     /// Waits until every section that is open now has ended (`synchronize_rcu`). Drives the grace period itself.
     ///
     /// # Panics
-    /// Inside a section of this domain: it would wait for itself.
+    /// Inside a section of this domain: it would wait for itself. A qsbr thread that is online is inside.
     pub fn synchronize(&self) {
-        self.engine.synchronize();
+        self.cookie().wait();
     }
 
     /// [`synchronize`](Self::synchronize) with an error instead of a panic.
     pub fn try_synchronize(&self) -> Result<(), InsideSection> {
-        self.engine.try_synchronize()
+        self.source.try_wait_until(self.source.start().0, None).map(drop)
     }
 
     /// A cookie for what this thread has unlinked up to now (`start_poll_synchronize_rcu`).
-    pub fn cookie(&self) -> Cookie<'_> {
-        Cookie { engine: &self.engine, number: (*self.engine).start() }
+    pub fn cookie(&self) -> Cookie<'_, F> {
+        Cookie::new(&self.source)
     }
 
     /// Runs a closure after a grace period (`call_rcu`), on a worker's, ticker's or barrier's thread. Allocates a `Box`.
-    pub fn defer<F: FnOnce() + Send + 'static>(&self, f: F) {
+    pub fn defer<C: FnOnce() + Send + 'static>(&self, f: C) {
         self.kvfree.defer(f);
     }
 
@@ -320,6 +349,11 @@ impl Domain {
         unsafe { self.kvfree.call_head(head, callback) }
     }
 
+    /// A view for signal handlers: retiring through it takes no lock, allocates nothing, and kicks nobody.
+    pub fn constrained(&self) -> Constrained<'_, F::Source> {
+        self.kvfree.constrained()
+    }
+
     /// Frees what `cache` has pending in this domain (`kvfree_rcu_barrier_on_cache`). Waits for a grace period if anything is pending, but
     /// not for others' deferred functions.
     ///
@@ -357,12 +391,13 @@ impl Domain {
     /// One round of the worker's duties on this thread, for a domain without workers. Never waits; runs deferred functions.
     /// Returns whether something is still pending.
     pub fn tick(&self) -> bool {
+        self.source.drive();
         self.kvfree.tick()
     }
 
     /// What is pending, and what has happened.
     pub fn stats(&self) -> Stats {
-        Stats::of(self.kvfree.stats(), self.engine.counts())
+        Stats::of(self.kvfree.stats(), self.source.counts())
     }
 }
 
@@ -372,63 +407,16 @@ impl Default for Domain {
     }
 }
 
-impl Drop for Domain {
+impl<F: Flavour> Drop for Domain<F> {
     fn drop(&mut self) {
-        if let EngineRef::Private(engine) = &self.engine {
-            // SAFETY: (1) guards borrow the domain, and this is a `&mut`: what is left of sections is leaked guards,
-            // through which nothing can be read any more.
-            unsafe { engine.abandon_sections() };
-        }
+        // SAFETY: (1) guards borrow the domain, and this is a `&mut`: what is left of sections is leaked guards, through which
+        // nothing can be read any more.
+        unsafe { self.source.end() };
     }
 }
 
-impl fmt::Debug for Domain {
+impl<F: Flavour> fmt::Debug for Domain<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Domain").finish_non_exhaustive()
-    }
-}
-
-/// A point in a domain's sequence of grace periods: elapsed when every section that was open then has ended.
-#[derive(Clone, Copy)]
-pub struct Cookie<'d> {
-    engine: &'d EngineRef,
-    number: u64,
-}
-
-impl Cookie<'_> {
-    /// Has its grace period ended (`poll_state_synchronize_rcu`)? Never waits, but pushes the grace period on: from a load to a
-    /// membarrier (some microseconds). Inside a section opened before the cookie was taken the answer stays false.
-    pub fn is_elapsed(&self) -> bool {
-        (**self.engine).advance(self.number)
-    }
-
-    /// The readers that are in the way just now: whose sections were open when the cookie was taken, and still are. A snapshot, for
-    /// reports.
-    pub fn holdouts(&self) -> Vec<Holdout> {
-        self.engine.holdouts(self.number)
-    }
-
-    /// Waits for its grace period (`cond_synchronize_rcu`).
-    ///
-    /// # Panics
-    /// Inside a section of the domain.
-    pub fn wait(self) {
-        self.engine.wait_for(self.number);
-    }
-
-    /// Waits for its grace period, at most so long. Returns whether it has ended.
-    ///
-    /// # Panics
-    /// Inside a section of the domain.
-    pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        self.engine
-            .try_wait_until(self.number, Instant::now().checked_add(timeout))
-            .unwrap_or_else(|inside| panic!("{inside}"))
-    }
-}
-
-impl fmt::Debug for Cookie<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Cookie").field(&self.number).finish()
     }
 }

@@ -10,7 +10,7 @@
 //!
 //! # Ordering
 //!
-//! B, C, D, K between a slot and the scan; E, F, G in `sequence`; H between two threads that share one grace period, through
+//! B, C, D, K, L between a slot and the scan; E, F, G in `sequence`; H between two threads that share one grace period, through
 //! the lock; I and J in `registry`. The table is in docs/ORDERING.md.
 
 use crate::latency::Latency;
@@ -18,12 +18,13 @@ use crate::membarrier;
 use crate::registry::{EXITED, Holdout, Registry, Slot};
 use crate::sequence::Sequence;
 use crate::sync::stat::{AtomicU64, Relaxed};
-use crate::sync::{Mutex, Ordering, const_unless_loom, thread_number};
+use crate::sync::{Mutex, Ordering, const_unless_loom, fence, thread_number};
 use std::ptr;
 use std::time::{Duration, Instant};
 
 /// A domain's grace periods. The process has a global one; any number of private ones may exist beside it.
-pub(crate) struct Engine {
+pub struct Engine {
+    readers: Readers,
     sequence: Sequence,
     registry: Registry,
     running: Mutex<Running>,
@@ -31,6 +32,15 @@ pub(crate) struct Engine {
     membarriers: AtomicU64,
     refusals: AtomicU64,
     latency: Latency,
+}
+
+/// What a reader does when it enters, and so what a driver has to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Readers {
+    /// They enter often, behind the light half of the asymmetric fence.
+    Sections,
+    /// They come online seldom, behind a full fence (`qsbr`).
+    Online,
 }
 
 /// What the grace-period lock protects: the grace period that was fenced and is not complete yet.
@@ -58,7 +68,7 @@ pub(crate) enum Left {
 
 /// Numbers for reports.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Counts {
+pub struct Counts {
     /// Grace periods completed.
     pub(crate) grace_periods: u64,
     /// Heavy fences issued: less than one per grace period where nobody else was registered.
@@ -77,7 +87,21 @@ impl Engine {
     const_unless_loom! {
         /// An engine that nobody reads through yet.
         pub(crate) fn new() -> Engine {
+            Engine::of(Readers::Sections)
+        }
+    }
+
+    const_unless_loom! {
+        /// An engine whose readers come online and go offline, and are inside all the time between.
+        pub(crate) fn qsbr() -> Engine {
+            Engine::of(Readers::Online)
+        }
+    }
+
+    const_unless_loom! {
+        fn of(readers: Readers) -> Engine {
             Engine {
+                readers,
                 sequence: Sequence::new(),
                 registry: Registry::new(),
                 running: Mutex::new(Running { fenced: 0, at: ptr::null(), started: None }),
@@ -153,6 +177,34 @@ impl Engine {
         membarrier::interrupt();
     }
 
+    // ── readers that come online ──
+
+    /// Begins to be inside: from now on the slot holds up grace periods. No-one is inside through it yet.
+    pub(crate) fn online(&self, slot: &Slot) {
+        self.store_current(slot);
+        // SeqCst: pairs with the fence in `fence` (L): a driver that still sees 0 is seen by what we load from here on.
+        fence(Ordering::SeqCst);
+        membarrier::interrupt();
+    }
+
+    /// A quiescent state: what was loaded before is not used any more. No fence, as in `repin`.
+    #[inline]
+    pub(crate) fn quiescent(&self, slot: &Slot) {
+        let current = self.sequence.enter();
+        membarrier::interrupt();
+        // Release: pairs with the load in scan (K): what was read before; and the sequence read (A).
+        slot.seq.store(current, Ordering::Release);
+        membarrier::interrupt();
+    }
+
+    /// Ends being inside, until the next `online`.
+    #[inline]
+    pub(crate) fn offline(&self, slot: &Slot) {
+        // Release: pairs with the load in scan (C).
+        slot.seq.store(0, Ordering::Release);
+        membarrier::interrupt();
+    }
+
     /// A slot for the thread with this number. It stays the thread's until it is given back.
     pub(crate) fn claim(&self, thread: u64, name: Option<Box<str>>) -> &Slot {
         self.registry.claim(thread, name)
@@ -205,9 +257,9 @@ impl Engine {
         }
     }
 
-    /// Is no slot another thread's? Then a grace period needs no heavy fence.
-    pub(crate) fn is_alone(&self) -> bool {
-        self.registry.only_mine(thread_number())
+    /// Would a grace period need no heavy fence: is no slot another thread's, or do readers fence for themselves?
+    pub(crate) fn is_cheap(&self) -> bool {
+        self.readers == Readers::Online || self.registry.only_mine(thread_number())
     }
 
     /// Begins a grace period. `false`: the kernel refused the fence, and there is none.
@@ -215,7 +267,10 @@ impl Engine {
         let started = (!cfg!(quietus_loom)).then(Instant::now);
         // Before the fence: what is unlinked later is not covered by it (E).
         let n = self.sequence.begin(want);
-        if !self.is_alone() {
+        if self.readers == Readers::Online {
+            // SeqCst: pairs with the fences in `online` and `claim` (L): who comes online unseen by the scan sees the unlinks.
+            fence(Ordering::SeqCst);
+        } else if !self.registry.only_mine(thread_number()) {
             // Relaxed: a statistic.
             self.membarriers.fetch_add(1, Relaxed);
             if !membarrier::heavy() {

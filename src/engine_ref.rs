@@ -4,16 +4,19 @@
 //! *calling thread's* part in the engine (its slot, whether it is inside a section) is asked here rather than of the
 //! engine, because the answer comes from thread-locals.
 
-use crate::engine::Engine;
+use crate::engine::{Counts, Engine};
 use crate::local;
-use crate::registry::Slot;
+use crate::registry::{Holdout, Slot};
+use crate::source::Source;
 use crate::wait::InsideSection;
+use quietus_kvfree::{Cookie, GracePeriods};
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The global engine, or a shared private one.
 #[derive(Clone)]
-pub(crate) enum EngineRef {
+pub enum EngineRef {
     /// The one behind [`pin`](crate::memb::pin).
     Global,
     /// One that belongs to a domain.
@@ -42,20 +45,6 @@ impl EngineRef {
             EngineRef::Private(engine) => local::is_inside_private(engine),
         }
     }
-
-    /// Waits until every section that is open now has ended.
-    ///
-    /// # Panics
-    ///
-    /// If the calling thread is inside one of them.
-    pub(crate) fn synchronize(&self) {
-        Engine::synchronize(self);
-    }
-
-    /// The same; an error instead of a panic.
-    pub(crate) fn try_synchronize(&self) -> Result<(), InsideSection> {
-        Engine::try_synchronize(self)
-    }
 }
 
 impl Deref for EngineRef {
@@ -66,6 +55,55 @@ impl Deref for EngineRef {
         match self {
             EngineRef::Global => &local::GLOBAL,
             EngineRef::Private(engine) => engine,
+        }
+    }
+}
+
+// SAFETY: 1: `elapsed` is true when a grace period with that number or a later one has completed: B, C, G. 2: `start` is a
+// read-modify-write of the sequence, and the driver's heavy fence follows its load of it: A, B, E. 3: `completed` only grows.
+// 4: so does the sequence. 5: `advance` only tries the lock; nothing here
+// allocates or retires.
+unsafe impl GracePeriods for EngineRef {
+    #[inline]
+    fn start(&self) -> Cookie {
+        Cookie((**self).start())
+    }
+    #[inline]
+    fn poll(&self, cookie: Cookie) -> bool {
+        self.elapsed(cookie.0)
+    }
+    fn advance(&self, cookie: Cookie) -> bool {
+        (**self).advance(cookie.0)
+    }
+    fn is_cheap(&self) -> bool {
+        (**self).is_cheap()
+    }
+    fn synchronize(&self, cookie: Cookie) {
+        Source::wait_for(self, cookie.0);
+    }
+    fn inside(&self) -> Option<bool> {
+        Some(EngineRef::inside(self))
+    }
+}
+
+// SAFETY: 1: `push` and `try_wait_until` ask the engine's `advance`, as above.
+unsafe impl Source for EngineRef {
+    fn push(&self, number: u64) -> bool {
+        (**self).advance(number)
+    }
+    fn try_wait_until(&self, number: u64, deadline: Option<Instant>) -> Result<bool, InsideSection> {
+        (**self).try_wait_until(number, deadline)
+    }
+    fn holdouts(&self, number: u64) -> Vec<Holdout> {
+        (**self).holdouts(number)
+    }
+    fn counts(&self) -> Counts {
+        (**self).counts()
+    }
+    unsafe fn end(&self) {
+        if let EngineRef::Private(engine) = self {
+            // SAFETY: (1) is contract 1.
+            unsafe { engine.abandon_sections() };
         }
     }
 }

@@ -10,6 +10,8 @@
 //! | lists, maps, trees | [`Atomic`], [`Shared`], [`Domain::retire`], [`slab::Cache`] |
 //! | waiting for readers | [`synchronize`], [`Domain::cookie`], [`Domain::defer`], [`Domain::barrier`] |
 //! | readers and garbage of one's own | a private [`Domain`] |
+//! | reading that costs nothing, in threads that say when they hold nothing | [`qsbr`] |
+//! | code that uses crossbeam-epoch already | the feature `epoch` |
 //!
 //! ```
 //! let limit = quietus::Rcu::new(10);
@@ -22,7 +24,7 @@
 //! docs/DESIGN.md and docs/ORDERING.md in the repository say how it works and why it is right.
 
 // Under loom only the engine is used.
-#![cfg_attr(quietus_loom, allow(dead_code))]
+#![cfg_attr(quietus_loom, allow(dead_code, unreachable_pub))]
 
 // In path order: each module uses only those above it.
 mod sync;
@@ -32,9 +34,12 @@ mod sequence;
 mod latency;
 mod engine;
 mod wait;
+mod flavour;
 mod section;
 mod atomic;
 
+#[cfg(not(quietus_loom))]
+mod source;
 #[cfg(not(quietus_loom))]
 mod local;
 #[cfg(not(quietus_loom))]
@@ -45,7 +50,13 @@ pub mod memb;
 #[cfg(not(quietus_loom))]
 mod stats;
 #[cfg(not(quietus_loom))]
+mod cookie;
+#[cfg(not(quietus_loom))]
 mod domain;
+#[cfg(not(quietus_loom))]
+pub mod qsbr;
+#[cfg(all(feature = "epoch", not(quietus_loom)))]
+pub mod epoch;
 #[cfg(not(quietus_loom))]
 mod cell;
 #[cfg(not(quietus_loom))]
@@ -59,7 +70,12 @@ pub use atomic::{Atomic, Shared};
 #[cfg(not(quietus_loom))]
 pub use cell::{Rcu, Retired};
 #[cfg(not(quietus_loom))]
-pub use domain::{Builder, Cookie, Domain};
+pub use cookie::Cookie;
+#[cfg(not(quietus_loom))]
+pub use domain::{Builder, Domain, Flavour};
+#[cfg(feature = "epoch")]
+pub use flavour::Epoch;
+pub use flavour::{Memb, Qsbr};
 #[cfg(not(quietus_loom))]
 pub use kvfree_rcu::kvfree_rcu;
 #[cfg(not(quietus_loom))]

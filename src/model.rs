@@ -145,6 +145,11 @@ impl Engine {
         Engine(Arc::new(crate::engine::Engine::new()))
     }
 
+    /// An engine whose readers come online; its fences are real ones, with either stand-in.
+    pub fn qsbr() -> Engine {
+        Engine(Arc::new(crate::engine::Engine::qsbr()))
+    }
+
     /// A slot claimed for a thread that is not the caller; a model does this before it spawns that thread.
     pub fn slot(&self) -> Reader {
         Reader { slot: self.0.claim(u64::MAX, None), engine: self.clone() }
@@ -212,6 +217,12 @@ impl Reader {
         Guard { reader: self }
     }
 
+    /// Comes online, until the value is dropped.
+    pub fn online(&self) -> Online<'_> {
+        self.engine.0.online(self.slot());
+        Online { reader: self }
+    }
+
     pub fn give_back(self) {
         self.engine.0.give_back(self.slot());
     }
@@ -239,6 +250,30 @@ impl Sealed for Guard<'_> {}
 
 // SAFETY: (1) as in memb: entered on the thread's slot, left by Drop. (2) Other guards of the slot are counted.
 unsafe impl Section for Guard<'_> {}
+
+/// The time from coming online to going offline.
+pub struct Online<'r> {
+    reader: &'r Reader,
+}
+
+#[allow(missing_docs)]
+impl Online<'_> {
+    pub fn quiescent(&mut self) {
+        self.reader.engine.0.quiescent(self.reader.slot());
+    }
+}
+
+impl Drop for Online<'_> {
+    fn drop(&mut self) {
+        self.reader.engine.0.offline(self.reader.slot());
+    }
+}
+
+impl Sealed for Online<'_> {}
+
+// SAFETY: (1) as in qsbr: made online, taken offline by Drop. (2) `quiescent` takes a `&mut`. The flavour is the one that models'
+// links are made with; there is one engine in each model.
+unsafe impl Section for Online<'_> {}
 
 /// An object that knows whether it has been freed: reading it while, or after, it is freed fails the model.
 pub struct Object(UnsafeCell<u32>);

@@ -19,7 +19,7 @@ pub struct InsideSection;
 impl fmt::Display for InsideSection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "waiting for a grace period inside a read-side section of the same thread would never end: drop the guard first",
+            "waiting for a grace period inside a read-side section of the same thread would never end: drop the guard, or take the reader offline, first",
         )
     }
 }
@@ -34,11 +34,6 @@ impl Engine {
     /// If the calling thread is inside one of them.
     pub(crate) fn synchronize(&self) {
         self.wait_for(self.start());
-    }
-
-    /// The same; an error instead of a panic.
-    pub(crate) fn try_synchronize(&self) -> Result<(), InsideSection> {
-        self.try_wait_until(self.start(), None).map(drop)
     }
 
     /// Waits until `cookie` is elapsed.
@@ -57,16 +52,21 @@ impl Engine {
         if self.is_inside() {
             return Err(InsideSection);
         }
-        let mut backoff = Backoff::new();
-        while !self.advance(cookie) {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if left.is_some_and(|left| left.is_zero()) {
-                return Ok(false);
-            }
-            backoff.snooze(left.unwrap_or(Duration::MAX));
-        }
-        Ok(true)
+        Ok(wait(deadline, || self.advance(cookie)))
     }
+}
+
+/// Asks `done` again and again, until it is, or `deadline` has passed. Returns whether it is.
+pub(crate) fn wait(deadline: Option<Instant>, mut done: impl FnMut() -> bool) -> bool {
+    let mut backoff = Backoff::new();
+    while !done() {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return false;
+        }
+        backoff.snooze(left.unwrap_or(Duration::MAX));
+    }
+    true
 }
 
 /// How long to leave the others alone before the next look.

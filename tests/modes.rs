@@ -39,6 +39,7 @@ fn child() {
         )* };
     }
     suite::promises!(run);
+    suite::exact_promises!(run);
     torture();
     let (sequences, reason) = rseq_report();
     println!("child of {what:?}: sequences {sequences}, {reason}; {}", membarrier::report());

@@ -20,9 +20,13 @@ struct World {
 
 impl World {
     fn new() -> World {
+        World::over(Engine::new())
+    }
+
+    fn over(engine: Engine) -> World {
         let objects = [Object::new(), Object::new()];
         let link = Link::new(Some(&objects[0]));
-        World { engine: Engine::new(), objects, link }
+        World { engine, objects, link }
     }
 
     fn unlink(&self) {
@@ -351,6 +355,112 @@ fn publication() {
         };
         world.objects[1].write(7);
         link.publish(Some(&world.objects[1]));
+        reader.join().unwrap();
+    });
+}
+
+/// A qsbr engine asks for no heavy fence, so that there is nothing to stand in for.
+fn qsbr(bound: Option<usize>, model: impl Fn(World) + Sync + Send + 'static) {
+    let executions = check(StandIn::Sc, 0, bound, move || model(World::over(Engine::qsbr())));
+    println!("{}: {executions} executions", std::thread::current().name().unwrap_or("?"));
+}
+
+/// L, C: a thread that comes online against one grace period.
+#[test]
+fn coming_online() {
+    qsbr(None, |world| {
+        let reader = world.reader(0, |reader, link| {
+            link.follow(&reader.online());
+        });
+        world.unlink();
+        let cookie = world.engine.start();
+        if world.engine.advance(cookie) {
+            world.free();
+        }
+        reader.join().unwrap();
+    });
+}
+
+/// L, D: offline and online again, with the same slot.
+#[test]
+fn online_again() {
+    qsbr(Some(3), |world| {
+        let reader = world.reader(0, |reader, link| {
+            for _ in 0..2 {
+                link.follow(&reader.online());
+            }
+        });
+        world.unlink();
+        let cookie = world.engine.start();
+        if world.engine.advance(cookie) {
+            world.free();
+        }
+        reader.join().unwrap();
+    });
+}
+
+/// K: a quiescent state, without a fence.
+#[test]
+fn quiescent() {
+    qsbr(Some(3), |world| {
+        let reader = world.reader(0, |reader, link| {
+            let mut online = reader.online();
+            for _ in 0..2 {
+                link.follow(&online);
+                online.quiescent();
+            }
+            link.follow(&online);
+        });
+        world.unlink();
+        let cookie = world.engine.start();
+        if world.engine.advance(cookie) || world.engine.advance(cookie) {
+            world.free();
+        }
+        reader.join().unwrap();
+    });
+}
+
+/// L, I: a thread registers, and comes online, while a grace period runs.
+#[test]
+fn registration_online() {
+    qsbr(Some(3), |world| {
+        let (engine, link) = (world.engine.clone(), world.link.clone());
+        let reader = thread::spawn(move || {
+            let reader = engine.register();
+            let mut online = reader.online();
+            link.follow(&online);
+            online.quiescent();
+            link.follow(&online);
+        });
+        world.unlink();
+        let cookie = world.engine.start();
+        if world.engine.advance(cookie) {
+            world.free();
+        }
+        reader.join().unwrap();
+    });
+}
+
+/// L, E, G: one thread unlinks and only polls, another drives.
+#[test]
+fn cookie_online() {
+    qsbr(Some(3), |world| {
+        let reader = world.reader(0, |reader, link| {
+            let mut online = reader.online();
+            link.follow(&online);
+            online.quiescent();
+            link.follow(&online);
+        });
+        let engine = world.engine.clone();
+        let driver = thread::spawn(move || {
+            engine.advance(2);
+        });
+        world.unlink();
+        let cookie = world.engine.start();
+        if world.engine.elapsed(cookie) {
+            world.free();
+        }
+        driver.join().unwrap();
         reader.join().unwrap();
     });
 }

@@ -93,12 +93,12 @@ fn waiting_inside_ones_own_section_panics() {
     let engine = EngineRef::private();
     let guard = DomainGuard::pin(&engine);
     assert!(engine.inside());
-    assert_eq!(engine.try_synchronize(), Err(InsideSection));
+    assert_eq!(engine.try_wait_until(engine.start(), None), Err(InsideSection));
     let panic = catch_unwind(AssertUnwindSafe(|| engine.synchronize())).unwrap_err();
     assert!(panic.downcast_ref::<String>().unwrap().contains("inside a read-side section"));
     // Another engine's section is none of its business.
     let other = EngineRef::private();
-    assert_eq!(other.try_synchronize(), Ok(()));
+    assert_eq!(other.try_wait_until(other.start(), None), Ok(true));
     drop(guard);
     assert!(!engine.inside());
     engine.synchronize();
@@ -108,7 +108,7 @@ fn waiting_inside_ones_own_section_panics() {
 fn waiting_inside_a_global_section_panics() {
     let guard = pin();
     assert!(EngineRef::Global.inside());
-    assert_eq!(EngineRef::Global.try_synchronize(), Err(InsideSection));
+    assert_eq!(EngineRef::Global.try_wait_until(EngineRef::Global.start(), None), Err(InsideSection));
     catch_unwind(crate::memb::synchronize).unwrap_err();
     drop(guard);
     crate::memb::synchronize();

@@ -46,7 +46,7 @@ fn fenced_is_fenced() {
 fn a_setting_that_is_not_understood_is_reported() {
     in_child("a_setting_that_is_not_understood_is_reported", &["fast"], || {
         assert_eq!(membarrier::report().unknown_setting(), Some("fast"));
-        assert!(EngineRef::Global.try_synchronize().is_ok());
+        assert!(EngineRef::Global.try_wait_until(EngineRef::Global.start(), None).is_ok());
     });
 }
 

@@ -1,17 +1,24 @@
 //! The doors to RCU that a program may use, behind one trait: the global domain, a private one, a private one without a worker.
 
-use quietus::{Domain, DomainGuard, Guard, Section};
+use quietus::{Domain, DomainGuard, Guard, Memb, Section};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 /// One way to read, wait and retire.
 pub(crate) trait Flavour: Sync + Sized + 'static {
-    type Guard<'f>: Section
+    type Kind: quietus::Flavour;
+    type Guard<'f>: Section<Self::Kind>
     where
         Self: 'f;
+    /// Guards of one thread share a section, which a `repin` leaves alone while there are several. Readers that each have a
+    /// registration of their own move by themselves.
+    const SHARED: bool = true;
+    /// A section that began after a cookie is never in its way. Epochs are coarser than that: a guard has to be repinned twice or
+    /// three times.
+    const EXACT: bool = true;
     /// Alone: nobody else uses the same readers and queues meanwhile.
     fn alone() -> Self;
-    fn domain(&self) -> &Domain;
+    fn domain(&self) -> &Domain<Self::Kind>;
     fn pin(&self) -> Self::Guard<'_>;
     fn repin(guard: &mut Self::Guard<'_>);
     fn synchronize(&self) {
@@ -27,6 +34,7 @@ pub(crate) trait Flavour: Sync + Sized + 'static {
 pub(crate) struct Global(#[allow(dead_code)] MutexGuard<'static, ()>);
 
 impl Flavour for Global {
+    type Kind = Memb;
     type Guard<'f> = Guard;
     fn alone() -> Self {
         static TURN: Mutex<()> = Mutex::new(());
@@ -52,6 +60,7 @@ impl Flavour for Global {
 pub(crate) struct Private(Domain);
 
 impl Flavour for Private {
+    type Kind = Memb;
     type Guard<'f> = DomainGuard<'f>;
     fn alone() -> Self {
         Private(Domain::new())
@@ -71,6 +80,7 @@ impl Flavour for Private {
 pub(crate) struct Ticked(Domain);
 
 impl Flavour for Ticked {
+    type Kind = Memb;
     type Guard<'f> = DomainGuard<'f>;
     fn alone() -> Self {
         Ticked(Domain::builder().workers(false).build())

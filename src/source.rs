@@ -1,0 +1,43 @@
+//! [`Source`]: what a domain asks of its grace periods beyond what `kvfree` does: waiting with a deadline, reports, an end.
+//!
+//! Handed to by `domain` and `cookie`; one implementation for each flavour.
+
+use crate::engine::Counts;
+use crate::registry::Holdout;
+use crate::wait::InsideSection;
+use quietus_kvfree::GracePeriods;
+use std::time::Instant;
+
+/// A flavour's grace periods. Clones are handles on the same ones.
+///
+/// # Safety
+/// 1. As [`GracePeriods`]; `push` and `try_wait_until` answer true under the conditions of `poll`.
+pub unsafe trait Source: GracePeriods + Clone {
+    /// [`GracePeriods::advance`] for callers who may also allocate, and run what others have deferred.
+    fn push(&self, number: u64) -> bool;
+
+    /// Waits until `number` is elapsed or `deadline` has passed. Returns whether it is elapsed.
+    fn try_wait_until(&self, number: u64, deadline: Option<Instant>) -> Result<bool, InsideSection>;
+
+    /// Waits until `number` is elapsed. Panics inside a section.
+    fn wait_for(&self, number: u64) {
+        if let Err(inside) = self.try_wait_until(number, None) {
+            panic!("{inside}");
+        }
+    }
+
+    /// A ticker's share of pushing grace periods on, where `advance` does not do all of it.
+    fn drive(&self) {}
+
+    /// Who keeps `number` from elapsing.
+    fn holdouts(&self, number: u64) -> Vec<Holdout>;
+
+    /// The statistics so far.
+    fn counts(&self) -> Counts;
+
+    /// The domain is going: its own sections that are still open do not count any more.
+    ///
+    /// # Safety
+    /// 1. Nothing is read through sections that were opened through the domain any more.
+    unsafe fn end(&self) {}
+}
