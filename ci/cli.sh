@@ -33,9 +33,9 @@ for mode in cache kvfree box linked call; do
 done
 "$quietus" scale --size 256 --allocs 100 --loops 1000
 
-for flavor in memb crossbeam; do
+for flavor in memb qsbr epoch crossbeam; do
     "$quietus" latency --flavor "$flavor" --seconds 1 --readers 2 --json "$work/latency.json" --plot "$work/latency.svg"
-    has "$work/latency.json" flavour readers count p50_ns p99_ns p999_ns max_ns
+    has "$work/latency.json" flavor readers count p50_ns p99_ns p999_ns max_ns
     grep -q '"verified": true' "$work/latency.json"
     grep -q 'time of a call' "$work/latency.svg"
 done

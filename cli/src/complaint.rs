@@ -105,7 +105,7 @@ mod tests {
             ),
             (&["scale", "--mode", "gc"], "--mode 'gc' is unknown; allowed: cache, kvfree, box, linked, call"),
             (&["scale", "--readers", "2"], "scale takes no '--readers'; allowed: --mode, --threads, --allocs, --loops"),
-            (&["latency", "--flavor", "rcu"], "--flavor 'rcu' is unknown; allowed: memb, crossbeam"),
+            (&["latency", "--flavor", "rcu"], "--flavor 'rcu' is unknown; allowed: memb, qsbr, epoch, crossbeam"),
             (&["latency", "--readers", "0"], "--readers '0' is out of range; allowed: 1 to 1024"),
             (&["latency", "--seconds", "0"], "--seconds '0' is out of range; allowed: 0.1 to 3600"),
             (&["latency", "--plot"], "--plot needs a value; allowed: the name of a file"),

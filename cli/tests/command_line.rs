@@ -73,7 +73,7 @@ fn mistakes_are_refused_in_one_line() {
         (&["scale", "--mode", "gc"], &["'gc'", "cache, kvfree, box, linked, call"]),
         (&["scale", "--size", "65"], &["--size '65' is no power of two", "16, 32, 64"]),
         (&["scale", "--seconds", "1"], &["scale takes no '--seconds'", "--mode, --threads, --allocs, --loops, --size"]),
-        (&["latency", "--flavor", "gc"], &["'gc'", "memb, crossbeam"]),
+        (&["latency", "--flavor", "gc"], &["'gc'", "memb, qsbr, epoch, crossbeam"]),
         (&["latency", "--plot", "-"], &["--plot '-'", "the name of a file"]),
         (&["latency", "--size", "1"], &["latency takes no '--size'", "--flavor, --readers, --seconds, --json, --plot"]),
         (&["env", "--readers", "2"], &["env takes no '--readers'"]),
@@ -409,14 +409,14 @@ fn scale_without_help_of_the_kernel() {
 fn latency_of_every_flavour() {
     let scratch = Scratch::new("latency");
     let plot = scratch.path("plot.svg");
-    for flavor in ["memb", "crossbeam"] {
+    for flavor in ["memb", "qsbr", "epoch", "crossbeam"] {
         let command =
             ["latency", "--flavor", flavor, "--readers", "2", "--seconds", "0.2", "--json", "-", "--plot", &plot];
         let output = quietus(&command).output().expect("started");
         let said = text(&output.stderr);
         assert!(output.status.success() && said.contains("p99.9"), "{flavor}: {said}");
         let figures: Value = serde_json::from_str(&text(&output.stdout)).expect("nothing but JSON");
-        assert_eq!((&figures["flavour"], &figures["readers"]), (&flavor.into(), &2.into()));
+        assert_eq!((&figures["flavor"], &figures["readers"]), (&flavor.into(), &2.into()));
         let at = |key: &str| figures[key].as_u64().expect("a whole number");
         assert!(at("count") > 0 && figures["verified"] == true, "{figures}");
         let quantiles = ["p50_ns", "p99_ns", "p999_ns", "max_ns"].map(at);

@@ -44,6 +44,10 @@ impl LatencyArgs {
 pub(crate) enum FlavourName {
     /// This library's default: readers without a fence, membarrier where the kernel has it
     Memb,
+    /// Quiescent states: readers that cost nothing, and say when they hold nothing
+    Qsbr,
+    /// The grace periods of crossbeam-epoch's default collector, waited for by us
+    Epoch,
     /// crossbeam-epoch, for comparison: flushes until a deferred function has run
     Crossbeam,
 }
@@ -53,6 +57,8 @@ impl FlavourName {
     pub(crate) fn name(self) -> &'static str {
         match self {
             FlavourName::Memb => "memb",
+            FlavourName::Qsbr => "qsbr",
+            FlavourName::Epoch => "epoch",
             FlavourName::Crossbeam => "crossbeam",
         }
     }

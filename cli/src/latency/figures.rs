@@ -9,6 +9,7 @@ use crate::numbers::{grouped, time};
 /// All of it, as the JSON has it.
 #[derive(Debug, Serialize)]
 pub(super) struct Figures {
+    #[serde(rename = "flavor")]
     pub(super) flavour: FlavourName,
     pub(super) readers: usize,
     /// Calls of `synchronize`.
@@ -78,7 +79,7 @@ mod tests {
     #[test]
     fn the_json_has_the_promised_shape() {
         let json = serde_json::to_value(Figures::of(FlavourName::Memb, 3, &measured(0))).expect("plain data");
-        assert_eq!((&json["flavour"], &json["verified"]), (&"memb".into(), &true.into()));
+        assert_eq!((&json["flavor"], &json["verified"]), (&"memb".into(), &true.into()));
         let promised =
             [("readers", 3), ("count", 1_000), ("p50_ns", 500), ("p99_ns", 990), ("p999_ns", 999), ("max_ns", 1_000)];
         for (key, value) in promised {

@@ -2,7 +2,7 @@
 //!
 //! `run` does the same with all of them. A flavour more is a type here, its name in `args`, and a line in `mod`.
 
-use quietus::pin;
+use quietus::{epoch, pin, qsbr};
 
 use crate::reclaimer::crossbeam;
 
@@ -42,7 +42,48 @@ impl Flavour for Memb {
     }
 }
 
-/// crossbeam-epoch's default collector.
+/// Quiescent states: one after each section.
+pub(super) struct Qsbr;
+
+impl Flavour for Qsbr {
+    type Reader<'f> = qsbr::Reader;
+
+    fn reader(&self) -> qsbr::Reader {
+        qsbr::reader()
+    }
+
+    #[inline]
+    fn section<T>(reader: &mut qsbr::Reader, read: impl FnOnce() -> T) -> T {
+        let value = read();
+        reader.quiescent();
+        value
+    }
+
+    fn synchronize(&self) {
+        qsbr::domain().synchronize();
+    }
+}
+
+/// Ours over crossbeam-epoch's default collector.
+pub(super) struct Epoch;
+
+impl Flavour for Epoch {
+    type Reader<'f> = ();
+
+    fn reader(&self) {}
+
+    #[inline]
+    fn section<T>((): &mut (), read: impl FnOnce() -> T) -> T {
+        let _guard = epoch::pin();
+        read()
+    }
+
+    fn synchronize(&self) {
+        epoch::domain().synchronize();
+    }
+}
+
+/// crossbeam-epoch's default collector, without us.
 pub(super) struct Crossbeam;
 
 impl Flavour for Crossbeam {

@@ -15,7 +15,7 @@ use crate::numbers::count;
 use crate::output::{self, Trouble};
 use crate::sink::{self, Report, Sink};
 use figures::Figures;
-use flavours::{Crossbeam, Memb};
+use flavours::{Crossbeam, Epoch, Memb, Qsbr};
 
 /// Runs the command. The error is one line about what was asked for; nothing has been run then.
 pub(crate) fn latency(args: &LatencyArgs) -> Result<ExitCode, Trouble> {
@@ -25,6 +25,8 @@ pub(crate) fn latency(args: &LatencyArgs) -> Result<ExitCode, Trouble> {
     output::remark(format_args!("{name}: {readers}, {} s", args.seconds));
     let measured = match args.flavor {
         FlavourName::Memb => run::run(&Memb, args.readers(), args.seconds),
+        FlavourName::Qsbr => run::run(&Qsbr, args.readers(), args.seconds),
+        FlavourName::Epoch => run::run(&Epoch, args.readers(), args.seconds),
         FlavourName::Crossbeam => run::run(&Crossbeam, args.readers(), args.seconds),
     };
     let figures = Figures::of(args.flavor, args.readers(), &measured);
