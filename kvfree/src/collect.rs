@@ -142,6 +142,8 @@ impl<G: GracePeriods> Shared<G> {
         };
         let mut spare = None;
         let mut done = false;
+        // The worker is to be woken: to refill, because it sleeps, for user code. Once for all of these.
+        let mut wake = false;
         for site in sites().chain(sites()) {
             done = push_at(word, site, item);
             if done {
@@ -152,7 +154,9 @@ impl<G: GracePeriods> Shared<G> {
             if open.is_some() && open.block().filled() < open.block().capacity() {
                 continue; // there is room, but not for us just now: moved, or the slot is busy
             }
-            let Some(fresh) = spare.take().or_else(|| self.empty_block(site, item.constrained)) else { break };
+            let Some(fresh) = spare.take().or_else(|| self.empty_block(site, item.constrained, &mut wake)) else {
+                break;
+            };
             self.prepare(fresh, item, site);
             let committed = if old == 0 {
                 word.exchange(site, 0, pack(fresh, BlockNo::NONE))
@@ -161,9 +165,9 @@ impl<G: GracePeriods> Shared<G> {
             };
             if committed {
                 done = push_at(word, site, item);
-                self.ring();
+                wake |= self.arm();
                 if old != 0 && !item.constrained {
-                    self.settle(word, site);
+                    self.settle(word, site, &mut wake);
                 }
                 if done {
                     break;
@@ -175,6 +179,9 @@ impl<G: GracePeriods> Shared<G> {
         if let Some(b) = spare {
             self.reserve.put(b);
         }
+        if wake {
+            self.wake();
+        }
         if !done {
             self.resort(item);
         } else if item.weight >= HEAVY {
@@ -182,11 +189,10 @@ impl<G: GracePeriods> Shared<G> {
         }
     }
 
-    pub(crate) fn empty_block(&self, site: Site, constrained: bool) -> Option<BlockNo> {
+    /// An empty block, if there is one. `wake`: the worker is to be woken for a refill.
+    pub(crate) fn empty_block(&self, site: Site, constrained: bool, wake: &mut bool) -> Option<BlockNo> {
         let (b, kick) = self.reserve.get(site, constrained);
-        if kick {
-            self.wake();
-        }
+        *wake |= kick;
         b
     }
 
@@ -200,8 +206,9 @@ impl<G: GracePeriods> Shared<G> {
     }
 
     /// Detaches what is closed at `site`, queues it under one cookie, and does a little reclaiming. Only tried: if somebody else
-    /// has the queue, the chain stays where it is, for the next block or the worker.
-    fn settle(&self, word: Word, site: Site) {
+    /// has the queue, the chain stays where it is, for the next block or the worker. Wakes the worker before it begins to reclaim, if
+    /// there is a reason to, and takes that back from `wake`.
+    fn settle(&self, word: Word, site: Site, wake: &mut bool) {
         if quietus_slab::raw::held() {
             return; // in a signal handler that interrupted the allocator, which the reclaiming below would call
         }
@@ -223,8 +230,10 @@ impl<G: GracePeriods> Shared<G> {
         let cookie = self.gp.start();
         let calls = self.enqueue(&mut queue, closed, cookie);
         drop(queue);
-        if calls && !self.config.help_with_destructors && self.counters.waiting_bytes.get() >= self.batch_bytes() {
-            self.wake(); // else it comes by itself, within the age limit
+        // Destructors wait for the worker, which comes by itself within the age limit, or is woken when there are many.
+        let many = self.counters.waiting_bytes.get() >= self.batch_bytes();
+        if std::mem::take(wake) | (calls && many && !self.config.help_with_destructors) {
+            self.wake();
         }
         self.help();
     }
@@ -277,21 +286,25 @@ impl<G: GracePeriods> Shared<G> {
         let Some(word) = self.lanes.existing(item.lane) else { return };
         // Large objects come from the system one by one, and a grace period costs less.
         let full = if item.lane == LARGE { self.batch_bytes() as usize } else { FULL_BYTES };
+        let mut wake = false;
         for site in sites() {
             let old = word.load(site);
             let (open, _) = unpack(old);
             if !open.is_some() || open.block().bytes() < full {
                 continue;
             }
-            let Some(fresh) = self.empty_block(site, item.constrained) else { return };
+            let Some(fresh) = self.empty_block(site, item.constrained, &mut wake) else { break };
             self.prepare(fresh, item, site);
             if word.close(site, old, fresh) {
                 if !item.constrained {
-                    self.settle(word, site);
+                    self.settle(word, site, &mut wake);
                 }
-                return;
+                break;
             }
             self.reserve.put(fresh);
+        }
+        if wake {
+            self.wake();
         }
     }
 }

@@ -12,6 +12,9 @@ use crate::shared::Shared;
 use quietus_slab::raw::{self, BlockNo, Word, unpack};
 use std::sync::atomic::Ordering::Relaxed;
 
+/// Closed blocks of a CPU that a statistic looks at: there are more only if a signal handler has filled so many.
+const MOST_CLOSED: usize = 1024;
+
 impl<G: GracePeriods> Shared<G> {
     /// Takes the blocks of every CPU that has one opened before the pass `before`, and queues them under one cookie. False: the
     /// kernel refused the membarrier, and CPUs' blocks stay where they are.
@@ -102,7 +105,10 @@ impl<G: GracePeriods> Shared<G> {
         for word in words.iter() {
             for site in raw::all_sites() {
                 let (open, closed) = unpack(word.load(site));
-                for b in [open, closed].into_iter().filter(|b| b.is_some()) {
+                // So many at most: the chain may be on its way elsewhere.
+                let chain = std::iter::successors(Some(closed), |b| Some(b.block().next()));
+                let chain = chain.take(MOST_CLOSED).take_while(|b| b.is_some());
+                for b in std::iter::once(open).filter(|b| b.is_some()).chain(chain) {
                     size.objects += crate::lane::Kind::of(b).objects(b.block().filled());
                     size.bytes += b.block().bytes() as u64;
                 }

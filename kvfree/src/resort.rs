@@ -59,7 +59,12 @@ impl<G: GracePeriods> Shared<G> {
     pub(crate) fn resort(&self, item: Item) {
         let c = &self.counters;
         let site = sites().next().expect("there is always a slot");
-        if let Some(b) = self.empty_block(site, item.constrained) {
+        let mut wake = false;
+        let b = self.empty_block(site, item.constrained, &mut wake);
+        if wake {
+            self.wake();
+        }
+        if let Some(b) = b {
             self.prepare(b, item, site);
             let both = [item.pointer, item.function];
             b.block().set_capacity(2);

@@ -23,10 +23,15 @@ const SHORT: Duration = Duration::from_millis(1);
 impl<G: GracePeriods> Shared<G> {
     /// Something is pending: the worker must not sleep for good. At most one wake-up.
     pub(crate) fn ring(&self) {
-        // AcqRel: see "bell" in the module.
-        if !self.armed.swap(true, AcqRel) {
+        if self.arm() {
             self.wake();
         }
+    }
+
+    /// [`ring`](Self::ring), but for the wake-up, which is left to the caller if the answer is true.
+    pub(crate) fn arm(&self) -> bool {
+        // AcqRel: see "bell" in the module.
+        !self.armed.swap(true, AcqRel)
     }
 
     /// Wakes the worker, if there is one.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use support::doors::{Door, House, live};
-use support::machine::Watchdog;
+use support::machine::{Busy, Watchdog};
 use support::pages::{Exhausted, no_worker, turn};
 use support::{Manual, Object, Opens, Tally, retire, retire_bytes, until};
 
@@ -148,18 +148,6 @@ fn s4_12_a_barrier_covers_every_door() {
     assert_eq!(live(), before);
 }
 
-/// A deferred function that says when it runs, and ends when it is told.
-fn slow(kvfree: &Kvfree<Manual>) -> (Receiver<()>, Sender<()>) {
-    let ((began, begun), (end, ended)) = (channel(), channel::<()>());
-    kvfree.defer(move || {
-        began.send(()).unwrap();
-        let _ = ended.recv();
-    });
-    kvfree.flush();
-    begun.recv().unwrap(); // the worker is at it
-    (begun, end)
-}
-
 /// Only what the cache has pending: neither others' objects nor others' slow deferred functions.
 #[test]
 fn s4_12_barrier_on_waits_for_nobody_else() {
@@ -167,7 +155,7 @@ fn s4_12_barrier_on_waits_for_nobody_else() {
     let _watchdog = Watchdog::new("barrier_on waits for another's deferred function");
     let kvfree = Kvfree::new(Manual::willing(), Config::default());
     let (cache, drops): (Cache<Plain>, Cache<Object>) = (Cache::new("this"), Cache::new("this, too"));
-    let (_begun, end) = slow(&kvfree);
+    let slow = Busy::new(&kvfree);
     let tally = Tally::new(700);
     let held = cache.alloc([0; 8]);
     fill(&kvfree, &cache, 1234);
@@ -178,7 +166,7 @@ fn s4_12_barrier_on_waits_for_nobody_else() {
     kvfree.barrier_on(&drops);
     tally.each_once();
     assert_eq!(drops.stats().live, 0);
-    drop((held, end));
+    drop((held, slow));
     kvfree.barrier();
 }
 
@@ -375,7 +363,7 @@ fn s4_12_destroying_a_cache_runs_its_barrier() {
     let _watchdog = Watchdog::new("destroy waits for another's deferred function");
     let (first, second) =
         (Kvfree::new(Manual::willing(), Config::default()), Kvfree::new(Manual::willing(), no_worker()));
-    let (_begun, end) = slow(&first);
+    let slow = Busy::new(&first);
     let cache: Cache<Plain> = Cache::new("ending");
     fill(&first, &cache, 600);
     fill(&second, &cache, 50);
@@ -407,7 +395,7 @@ fn s4_12_destroying_a_cache_runs_its_barrier() {
     unsafe { kvfree.retire(p) };
     kvfree.barrier_on(cache);
     assert_eq!(cache.stats().live, 0, "what is done before a cache is destroyed");
-    drop(end);
+    drop(slow);
 }
 
 /// `barrier_on` where it would wait for itself says so.

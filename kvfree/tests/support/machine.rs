@@ -1,6 +1,7 @@
 //! CPUs, and tests that must not hang.
 #![allow(dead_code)] // each test binary uses its part
 
+use quietus_kvfree::{GracePeriods, Kvfree};
 use quietus_slab::raw;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::Duration;
@@ -96,5 +97,22 @@ impl Drop for Elsewhere {
     fn drop(&mut self) {
         self.jobs = None;
         let _ = self.thread.take().unwrap().join();
+    }
+}
+
+/// The worker of a `Kvfree` is in a deferred function until this goes: it does nothing else, and believes itself awake, so that
+/// nobody has to wake it but for a kick.
+pub(crate) struct Busy(#[allow(dead_code)] Sender<()>);
+
+impl Busy {
+    pub(crate) fn new<G: GracePeriods>(kvfree: &Kvfree<G>) -> Busy {
+        let ((began, begun), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
+        kvfree.defer(move || {
+            began.send(()).unwrap();
+            let _ = ended.recv();
+        });
+        kvfree.flush();
+        begun.recv().unwrap();
+        Busy(end)
     }
 }
