@@ -191,6 +191,25 @@ impl Builder {
         self.config.workers = yes;
         self
     }
+    /// Makes the global domain with these settings, if nothing has used it yet. Errors: something has.
+    ///
+    /// ```
+    /// quietus::Domain::builder().budget(64 << 20).build_global()?;
+    /// let settled = quietus::Domain::builder().build_global();
+    /// assert_eq!(settled.err(), Some(quietus::GlobalInUse));
+    /// # Ok::<(), quietus::GlobalInUse>(())
+    /// ```
+    ///
+    /// # Panics
+    /// As [`build`](Self::build).
+    pub fn build_global(self) -> Result<&'static Domain, GlobalInUse> {
+        let mut made = false;
+        let domain = GLOBAL.get_or_init(|| {
+            made = true;
+            Domain::over(EngineRef::Global, self.config)
+        });
+        if made { Ok(domain) } else { Err(GlobalInUse) }
+    }
     /// Makes the domain.
     ///
     /// # Panics
@@ -199,6 +218,21 @@ impl Builder {
         Domain::over(EngineRef::private(), self.config)
     }
 }
+
+/// The process's own domain. See [`Builder::build_global`].
+static GLOBAL: OnceLock<Domain> = OnceLock::new();
+
+/// The global domain was in use before its settings were given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GlobalInUse;
+
+impl fmt::Display for GlobalInUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the global domain is in use already: it takes settings before its first use only")
+    }
+}
+
+impl std::error::Error for GlobalInUse {}
 
 impl Domain {
     /// A private domain with the default settings.
@@ -217,7 +251,6 @@ impl Domain {
     /// The process's own domain, made at first use: the one that [`pin`](crate::pin) and [`Rcu`](crate::Rcu) use.
     #[inline]
     pub fn global() -> &'static Domain {
-        static GLOBAL: OnceLock<Domain> = OnceLock::new();
         GLOBAL.get_or_init(|| Domain::over(EngineRef::Global, Config::default()))
     }
 

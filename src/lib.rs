@@ -72,7 +72,7 @@ pub use cell::{Rcu, Retired};
 #[cfg(not(quietus_loom))]
 pub use cookie::Cookie;
 #[cfg(not(quietus_loom))]
-pub use domain::{Builder, Domain, Flavour};
+pub use domain::{Builder, Domain, Flavour, GlobalInUse};
 #[cfg(feature = "epoch")]
 pub use flavour::Epoch;
 pub use flavour::{Memb, Qsbr};
