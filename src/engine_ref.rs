@@ -61,8 +61,7 @@ impl Deref for EngineRef {
 
 // SAFETY: 1: `elapsed` is true when a grace period with that number or a later one has completed: B, C, G. 2: `start` is a
 // read-modify-write of the sequence, and the driver's heavy fence follows its load of it: A, B, E. 3: `completed` only grows.
-// 4: so does the sequence. 5: `advance` only tries the lock; nothing here
-// allocates or retires.
+// 4: so does the sequence. 5: `advance` only tries the lock; nothing here allocates or retires.
 unsafe impl GracePeriods for EngineRef {
     #[inline]
     fn start(&self) -> Cookie {

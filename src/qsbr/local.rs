@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A thread starts *parked*, that is, offline: [`with`] then comes online for its closure's duration, behind a fence. Between
-//! [`unpark`] and [`park`] the thread is online, [`with`] costs nothing, and the thread owes a [`quiescent`] now and then. For
+//! [`unpark`] and [`park`] the thread is online, [`with`] costs no fence, and the thread owes a [`quiescent`] now and then. For
 //! tokio, for example:
 //!
 //! ```text
@@ -55,7 +55,7 @@ impl fmt::Display for Busy {
 
 impl std::error::Error for Busy {}
 
-/// Runs `f` with this thread's reader online. Costs nothing on a thread that is online, else two stores and a fence; the first
+/// Runs `f` with this thread's reader online. On a thread that is online a few thread-locals, else also a fence; the first
 /// call registers the thread. Calls nest.
 ///
 /// What is loaded does not leave `f`:
@@ -101,7 +101,7 @@ pub fn park() -> Result<(), Busy> {
     Ok(())
 }
 
-/// Puts this thread online until [`park`]: it is inside from now on, owes quiescent states, and [`with`] costs nothing.
+/// Puts this thread online until [`park`]: it is inside from now on, owes quiescent states, and [`with`] costs no fence.
 /// Registers the thread if it is not yet. Does nothing on a thread whose thread-locals are gone.
 pub fn unpark() -> Result<(), Busy> {
     let _hold = Hold::alone()?;
