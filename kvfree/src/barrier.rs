@@ -6,6 +6,7 @@ use crate::grace::GracePeriods;
 use crate::lane::Lane;
 use crate::queue::Want;
 use crate::shared::Shared;
+use crate::sync::thread;
 use std::time::Duration;
 
 /// Rounds for destructors that retire what has a destructor, before a barrier is content with what was retired before it.
@@ -93,10 +94,10 @@ impl Pause {
     fn wait(&mut self, message: &str) {
         self.0 += 1;
         match self.0 {
-            0..=16 => std::thread::yield_now(),
+            0..=16 => thread::yield_now(),
             n => {
                 assert!(message.is_empty() || n < 10_000, "quietus: {message}");
-                std::thread::sleep(Duration::from_millis(1).min(Duration::from_micros(50) * n));
+                thread::sleep(Duration::from_millis(1).min(Duration::from_micros(50) * n));
             }
         }
     }

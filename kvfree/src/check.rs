@@ -5,14 +5,14 @@
 //! mode but one load per freed object of those that have a destructor, and one per block.
 
 use crate::plane::{self, Plane};
+use crate::sync::{
+    AtomicBool, AtomicU64,
+    Ordering::{AcqRel, Relaxed},
+};
 use parking_lot::Mutex;
 use quietus_slab::raw;
 use std::collections::HashSet;
 use std::sync::OnceLock;
-use std::sync::atomic::{
-    AtomicBool,
-    Ordering::{AcqRel, Relaxed},
-};
 
 static ACTIVE: AtomicBool = AtomicBool::new(false);
 static RETIRED: OnceLock<Plane> = OnceLock::new();
@@ -79,7 +79,7 @@ pub(crate) fn freed_box(p: *mut u8) {
     }
 }
 
-fn word(p: *mut u8) -> Option<(&'static std::sync::atomic::AtomicU64, u64)> {
+fn word(p: *mut u8) -> Option<(&'static AtomicU64, u64)> {
     // SAFETY: whoever retires or frees `p` as a slab object says that it is one.
     let (segment, _, offset) = unsafe { raw::place(p) };
     let (word, bit) = plane::at(offset);

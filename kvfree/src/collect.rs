@@ -16,9 +16,9 @@ use crate::lane::{self, CALL, Kind, LARGE, Lane, MIXED};
 use crate::queue::{Queue, Want, measure};
 use crate::reclaim;
 use crate::shared::Shared;
+use crate::sync::{Ordering::Relaxed, thread};
 use quietus_slab::raw::{self, BlockNo, Site, Word, pack, sites, unpack};
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// A way to queue an object without a block.
 pub(crate) type Head = Option<(NonNull<RcuHead>, &'static Callback)>;
@@ -272,7 +272,7 @@ impl<G: GracePeriods> Shared<G> {
         while self.counters.waiting_bytes.get() > self.config.budget as u64 && left > 0 {
             left -= 1;
             self.counters.yields.add(1);
-            std::thread::yield_now();
+            thread::yield_now();
             match self.reclaim_some(want) {
                 Some(oldest) => self.gp.advance(oldest),
                 None => break,

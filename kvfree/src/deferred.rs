@@ -9,18 +9,19 @@
 //! separate *waiting* plane, only while that is empty; then comes the cookie. Whoever swaps a dirty mark sees the bits set before it;
 //! bits set later come with a mark of their own.
 
-use crate::plane::{self, Plane, WORDS};
-use quietus_slab::raw::{self, GRANULE, Range};
-use std::ptr::null_mut;
-use std::sync::atomic::{
+use crate::plane::{self, Plane, Table, WORDS};
+use crate::sync::{
     AtomicPtr, AtomicU64, AtomicUsize,
     Ordering::{AcqRel, Acquire, Relaxed},
 };
+use quietus_slab::raw::{self, GRANULE};
+use std::ptr::null_mut;
 
 /// Words for 1/64 of a segment: what one dirty bit stands for.
 const PART: usize = WORDS / 64;
 
 /// One segment.
+#[derive(Default)]
 struct Entry {
     base: AtomicPtr<u8>,
     /// Parts in which bits may be set.
@@ -40,9 +41,7 @@ pub(crate) enum Mark {
 }
 
 pub(crate) struct Deferred {
-    /// An array of `Entry`, backed where it is touched.
-    entries: Option<Range>,
-    segments: usize,
+    entries: Table<Entry>,
     bits: Plane,
     waiting: Plane,
     /// One above the greatest segment number marked.
@@ -53,17 +52,9 @@ impl Deferred {
     pub(crate) fn new() -> Self {
         let (bits, waiting) = (Plane::new(), Plane::new());
         let segments = bits.segments().min(waiting.segments());
-        let bytes = (segments * size_of::<Entry>()).max(1);
-        let entries = Range::reserve(bytes, bytes);
-        let segments = if entries.is_some() { segments } else { 0 };
-        Deferred { entries, segments, bits, waiting, high: AtomicUsize::new(0) }
-    }
-
-    fn entries(&self) -> &[Entry] {
-        let Some(range) = &self.entries else { return &[] };
-        // SAFETY: so many entries fit the range, which is zeroed, aligned to a page, and lives as long as `self`; all zero is a
-        // valid entry, which is only accessed as atomics.
-        unsafe { std::slice::from_raw_parts(range.base().cast::<Entry>(), self.segments) }
+        // SAFETY: (1) three words, each an atomic.
+        let entries = unsafe { Table::new(segments) };
+        Deferred { entries, bits, waiting, high: AtomicUsize::new(0) }
     }
 
     /// Notes a retired object. Lock-free; touches the directory only.
@@ -73,7 +64,7 @@ impl Deferred {
     pub(crate) unsafe fn mark(&self, p: *mut u8) -> Mark {
         // SAFETY: by (1).
         let (segment, base, offset) = unsafe { raw::place(p) };
-        let (Some(entry), Some(words)) = (self.entries().get(segment), self.bits.words(segment)) else {
+        let (Some(entry), Some(words)) = (self.entries.entries().get(segment), self.bits.words(segment)) else {
             return Mark::Impossible;
         };
         let (word, bit) = plane::at(offset);
@@ -98,7 +89,7 @@ impl Deferred {
 
     fn marked(&self) -> &[Entry] {
         // Acquire: pairs with `mark` (Q).
-        &self.entries()[..self.high.load(Acquire)]
+        &self.entries.entries()[..self.high.load(Acquire)]
     }
 
     /// Moves what is marked to the waiting plane, which is empty. Returns whether there was anything. The cookie comes after.
@@ -177,7 +168,7 @@ fn ones(mut bits: u64) -> impl Iterator<Item = usize> {
     })
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(quietus_loom)))]
 mod tests {
     use super::*;
     use quietus_slab::{Cache, SlabBox};

@@ -9,8 +9,8 @@ use crate::grace::GracePeriods;
 use crate::lane::{Lane, MIXED};
 use crate::queue::Size;
 use crate::shared::Shared;
+use crate::sync::Ordering::Relaxed;
 use quietus_slab::raw::{self, BlockNo, Word, unpack};
-use std::sync::atomic::Ordering::Relaxed;
 
 /// Closed blocks of a CPU that a statistic looks at: there are more only if a signal handler has filled so many.
 const MOST_CLOSED: usize = 1024;

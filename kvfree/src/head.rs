@@ -5,9 +5,9 @@
 //! The kernel's `struct rcu_head`. There it is what every callback is queued by; here objects go into blocks, and the head is
 //! for `call_rcu` and for the last resort.
 
+use crate::sync::AtomicPtr;
 use std::marker::PhantomData;
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::AtomicPtr;
 
 /// Room to queue the object it is in (`struct rcu_head`): 16 bytes. Nobody but this library touches what is inside.
 #[derive(Debug, Default)]

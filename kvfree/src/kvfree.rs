@@ -12,19 +12,19 @@ use crate::pressure::Reclaimable;
 use crate::reclaim::{self, Function};
 use crate::shared::{Config, Shared};
 use crate::stats::Stats;
+use crate::sync::{self, Ordering::Relaxed, thread::JoinHandle};
 use crate::worker;
 use quietus_slab::Cache;
 use quietus_slab::raw::{self, Hook, Lock, WEIGHT_UNIT};
 use std::ptr::{NonNull, null_mut};
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Deferred bulk free over one source of grace periods. Retiring costs a few nanoseconds and does not touch the object. Once for
 /// every few hundred objects, when a block is full, it also does a bounded share of the reclaiming.
 pub struct Kvfree<G: GracePeriods> {
     pub(crate) shared: Arc<Shared<G>>,
-    worker: Lock<Option<JoinHandle<()>>>,
+    worker: sync::Lock<Option<JoinHandle<()>>>,
 }
 
 /// What the allocator's hook sees of a `Kvfree`.
@@ -76,7 +76,7 @@ impl<G: GracePeriods> Kvfree<G> {
         live.push(weak);
         drop(live);
         raw::hook(Hook { dry, destroy });
-        Kvfree { shared, worker: Lock::new(worker) }
+        Kvfree { shared, worker: sync::Lock::new(worker) }
     }
 
     /// The source of grace periods.

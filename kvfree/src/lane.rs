@@ -14,11 +14,11 @@
 //! the fast path tests nothing. A `Kvfree` with something to do for each object (debug mode in an optimised build, unbatched mode) hides
 //! its words from the fast path by the same means: they stand in a second array.
 
-use quietus_slab::raw::{BlockNo, Held, Lock, SLOTS, WEIGHT_UNIT, Word};
-use std::sync::atomic::{
-    AtomicU32,
+use crate::sync::{
+    AtomicU32, Held, Lock,
     Ordering::{Acquire, Relaxed, Release},
 };
+use quietus_slab::raw::{BlockNo, SLOTS, WEIGHT_UNIT, Word};
 
 /// What a block holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

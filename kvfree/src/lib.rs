@@ -26,10 +26,11 @@
 
 // The modules in path order; each uses only those above it (but the stages are verbs on one `Shared`, and call each other):
 //
-// `grace` (what is asked of RCU), `head` (two words in an object) → `lane` (which open block) → `reserve` (empty blocks) → `queue`
+// `sync` (primitives) → `grace` (what is asked of RCU), `head` (two words in an object) → `lane` (which open block) → `reserve` (empty blocks) → `queue`
 // (batches and cookies) → `plane`, `deferred`, `linked` (what has no block), `check` (retired twice?) → `sweep` → `shared` → `collect` (1: into
 // the open block; full ones are closed) → `resort` (no block at hand) → `drain` (3: blocks taken back by age) → `reclaim` (4: elapsed →
 // free) → `worker` → `barrier` → `pressure` → `kvfree`, `constrained` (the doors).
+mod sync;
 mod grace;
 mod head;
 mod stats;

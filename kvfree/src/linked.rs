@@ -8,12 +8,12 @@
 //! taken. Lists are only taken whole, so there is no pop to be fooled by a head that comes back.
 
 use crate::head::{Callback, RcuHead};
-use quietus_slab::raw;
-use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::{
+use crate::sync::{
     AtomicPtr,
     Ordering::{Acquire, Relaxed, Release},
 };
+use quietus_slab::raw;
+use std::ptr::{NonNull, null_mut};
 
 #[derive(Default)]
 #[repr(align(64))]

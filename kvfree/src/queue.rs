@@ -13,11 +13,11 @@
 
 use crate::grace::Cookie;
 use crate::lane::{Kind, Lane, MIXED, lane_of};
-use quietus_slab::raw::BlockNo;
-use std::sync::atomic::{
+use crate::sync::{
     AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
+use quietus_slab::raw::BlockNo;
 
 /// Reclaims that may run at a time.
 const RUNNING: usize = 16;

@@ -12,10 +12,10 @@ use crate::grace::{Cookie, GracePeriods};
 use crate::lane::Kind;
 use crate::queue::{Batch, Size, Want, measure};
 use crate::shared::Shared;
+use crate::sync::{self, Instant};
 use quietus_slab::raw::{self, BlockNo};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
 
 /// A deferred function is running on this thread for the `Shared` at this address; older ones below.
 struct Frame {
@@ -23,7 +23,7 @@ struct Frame {
     below: *const Frame,
 }
 
-thread_local! {
+sync::thread_local! {
     /// The newest frame, which lives on this thread's stack.
     static CALLS: Cell<*const Frame> = const { Cell::new(std::ptr::null()) };
 }
@@ -31,7 +31,7 @@ thread_local! {
 /// Is this thread inside a deferred function or destructor, of whatever `Shared`?
 #[inline(always)]
 pub(crate) fn in_any_call() -> bool {
-    !CALLS.get().is_null()
+    !CALLS.with(Cell::get).is_null()
 }
 
 /// Batches a helper reclaims at most at one go: bounds what a single retire or allocation may cost (a batch is one block, or the

@@ -13,12 +13,12 @@
 //! (Release), so N simultaneous misses give one run, and a miss after the clearing gives the next.
 
 use crate::stats::Count;
-use quietus_slab::raw::{self, BlockNo, Site, Stack};
-use std::sync::atomic::{
-    AtomicBool, AtomicU32, AtomicU64,
+use crate::sync::{
+    AtomicBool, AtomicU32, AtomicU64, Instant,
     Ordering::{AcqRel, Relaxed, Release},
 };
-use std::time::{Duration, Instant};
+use quietus_slab::raw::{self, BlockNo, Site, Stack};
+use std::time::Duration;
 
 /// One CPU's reserve.
 #[repr(align(64))]
@@ -259,7 +259,7 @@ impl Shelf {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(quietus_loom)))]
 mod tests {
     use super::*;
 

@@ -20,6 +20,7 @@ use crate::lane::CALL;
 use crate::linked::{self, Link};
 use crate::reclaim::Function;
 use crate::shared::Shared;
+use crate::sync::thread;
 use quietus_slab::raw::{self, WEIGHT_UNIT, sites};
 use std::ptr::NonNull;
 
@@ -153,7 +154,7 @@ impl<G: GracePeriods> Shared<G> {
                 self.link(head, callback);
                 if self.queued_bytes() > self.config.budget as u64 && !item.constrained {
                     self.counters.yields.add(1);
-                    std::thread::yield_now();
+                    thread::yield_now();
                 }
             }
             None => self.resort(item),

@@ -9,10 +9,9 @@ use crate::queue::{Queue, Running};
 use crate::reserve::Reserve;
 use crate::stats::Counters;
 use crate::sweep::Overflow;
-use quietus_slab::raw::Lock;
+use crate::sync::thread::Thread;
+use crate::sync::{AtomicBool, AtomicU64, Lock, Ordering::Relaxed};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::thread::Thread;
 use std::time::Duration;
 
 /// Settings of a [`Kvfree`](crate::Kvfree).

@@ -13,9 +13,8 @@ use crate::grace::{Cookie, GracePeriods};
 use crate::linked::{self, Chain, Linked};
 use crate::reclaim::Function;
 use crate::shared::Shared;
-use parking_lot::Mutex;
+use crate::sync::{Instant, Mutex};
 use quietus_slab::raw::{self, WEIGHT_UNIT};
-use std::time::Instant;
 
 /// What has no block.
 pub(crate) struct Overflow {

@@ -11,11 +11,14 @@
 
 use crate::grace::GracePeriods;
 use crate::shared::Shared;
+use crate::sync::{
+    Instant,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    thread::{self, JoinHandle},
+};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Pause between looks at a grace period that a reader holds up.
 const SHORT: Duration = Duration::from_millis(1);
@@ -76,7 +79,7 @@ impl<G: GracePeriods> Shared<G> {
             *last = Instant::now();
         }
         if self.pass(Some(*last + period)) {
-            return std::thread::park_timeout(SHORT.min(period));
+            return thread::park_timeout(SHORT.min(period));
         }
         // AcqRel: see "bell" in the module.
         self.armed.swap(false, AcqRel);
@@ -84,10 +87,10 @@ impl<G: GracePeriods> Shared<G> {
         if self.any_open() || self.reserve.wanted() || !self.queue.lock().is_empty() {
             // Relaxed: spares retirers a wake-up; nothing follows from it.
             self.armed.store(true, Relaxed);
-            std::thread::park_timeout(period.saturating_sub(last.elapsed()));
+            thread::park_timeout(period.saturating_sub(last.elapsed()));
         } else {
             self.reserve.empty(); // idle: what was preloaded goes back
-            std::thread::park();
+            thread::park();
         }
     }
 }
@@ -95,7 +98,7 @@ impl<G: GracePeriods> Shared<G> {
 /// Starts the worker of `shared`.
 pub(crate) fn start<G: GracePeriods>(shared: &Arc<Shared<G>>) -> std::io::Result<JoinHandle<()>> {
     let mine = Arc::clone(shared);
-    let handle = std::thread::Builder::new().name("quietus-drain".into()).spawn(move || mine.work())?;
+    let handle = thread::Builder::new().name("quietus-drain".into()).spawn(move || mine.work())?;
     let _ = shared.worker.set(handle.thread().clone());
     Ok(handle)
 }
