@@ -12,7 +12,7 @@ use crate::pressure::Reclaimable;
 use crate::reclaim::{self, Function};
 use crate::shared::{Config, Shared};
 use crate::stats::Stats;
-use crate::sync::{self, Ordering::Relaxed, thread::JoinHandle};
+use crate::sync::{self, thread::JoinHandle};
 use crate::worker;
 use quietus_slab::Cache;
 use quietus_slab::raw::{self, Hook, Lock, WEIGHT_UNIT};

@@ -1,5 +1,7 @@
 //! Lines 8, 14 and 15 of S4: the forms of `kvfree_rcu`, what debug mode catches, and life without batches.
 
+#[path = "support/memory.rs"]
+mod memory;
 mod support;
 
 use quietus_kvfree::{Callback, Config, Kvfree, RcuHead, rcu_head};
@@ -254,15 +256,18 @@ fn s4_15_unbatched_each_object_is_its_own_callback() {
     for pages in [true, false] {
         for door in Door::ALL {
             let gp = Manual::default();
-            let kvfree = Kvfree::new(gp.clone(), Config { batching: false, ..no_worker() });
+            let kvfree = Kvfree::new(gp.clone(), Config { batching: false, debug: false, ..no_worker() });
             let _opens = Opens(&gp);
             let house = House::new();
             let tally = Tally::new(700);
             let exhausted = (!pages).then(Exhausted::now);
-            for id in 0..700 {
-                // SAFETY: made for the door.
-                unsafe { house.retire(&kvfree, door, house.make(door, &tally, id)) };
-            }
+            let all: Vec<_> = (0..700).map(|id| house.make(door, &tally, id)).collect();
+            let allocated = memory::calls();
+            // SAFETY: made for the door.
+            all.into_iter().for_each(|p| unsafe { house.retire(&kvfree, door, p) });
+            // (And the list itself is freed.)
+            let heads = memory::calls() - allocated - 1;
+            assert_eq!(heads, if door.has_head() { 0 } else { 700 }, "{door:?}: allocated heads");
             kvfree.tick();
             let s = kvfree.stats();
             assert_eq!((s.callbacks, s.pending_objects, s.calls_run), (700, 700, 0), "{door:?}: {s:?}");

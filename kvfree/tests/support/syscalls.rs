@@ -32,9 +32,9 @@ extern "C" fn trapped(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
     }
     // SAFETY: the call that the thread was about to make; no call that it makes here has a meaning for its sixth argument.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, c_long::from(PASS)) };
-    // SAFETY: the thread's own errno, just set by the call that failed.
-    registers[libc::REG_RAX as usize] =
-        if result == -1 { -i64::from(unsafe { *libc::__errno_location() }) } else { result };
+    // SAFETY: the thread's own errno, which the call has just set if it failed.
+    let errno = unsafe { *libc::__errno_location() };
+    registers[libc::REG_RAX as usize] = if result == -1 { -i64::from(errno) } else { result };
     if number == libc::SYS_futex && SLOW.load(Relaxed) {
         let pause = libc::timespec { tv_sec: 0, tv_nsec: 5_000_000 };
         // SAFETY: as above; the structure lives through the call.
