@@ -16,6 +16,7 @@ use crate::lane::{self, CALL, Kind, LARGE, Lane, MIXED};
 use crate::queue::{Queue, Want, measure};
 use crate::reclaim;
 use crate::shared::Shared;
+use crate::sync::Held;
 use crate::sync::{Ordering::Relaxed, thread};
 use quietus_slab::raw::{self, BlockNo, Site, Word, pack, sites, unpack};
 use std::ptr::NonNull;
@@ -52,6 +53,8 @@ pub(crate) const HEAVY: u32 = (4 << 10) / quietus_slab::raw::WEIGHT_UNIT as u32;
 /// Bytes at which a block with such objects is closed.
 const FULL_BYTES: usize = 64 << 10;
 
+/// Looks at the queue's lock before a retirer yields.
+const SPINS: u32 = 64;
 /// Most that a retirer yields the processor, for one closed block.
 const YIELDS: u32 = 8;
 /// The same inside a section, which holds up the very grace period that is wanted.
@@ -206,13 +209,13 @@ impl<G: GracePeriods> Shared<G> {
     }
 
     /// Detaches what is closed at `site`, queues it under one cookie, and does a little reclaiming. Only tried: if somebody else
-    /// has the queue, the chain stays where it is, for the next block or the worker. Wakes the worker before it begins to reclaim, if
+    /// has the queue and keeps it, the chain stays where it is, for the next block or the worker. Wakes the worker before it begins to reclaim, if
     /// there is a reason to, and takes that back from `wake`.
     fn settle(&self, word: Word, site: Site, wake: &mut bool) {
         if quietus_slab::raw::held() {
             return; // in a signal handler that interrupted the allocator, which the reclaiming below would call
         }
-        let Some(mut queue) = self.queue.try_lock() else { return };
+        let Some(mut queue) = self.try_queue() else { return };
         let closed = loop {
             let old = word.load(site);
             let (open, closed) = unpack(old);
@@ -236,6 +239,28 @@ impl<G: GracePeriods> Shared<G> {
             self.wake();
         }
         self.help();
+    }
+
+    /// The queue, if it is free or will be in a moment. Whoever has it for longer has been preempted, and is given way, a bounded number
+    /// of times: others that went on retiring would pile up what only the queue lets go.
+    fn try_queue(&self) -> Option<Held<'_, Queue>> {
+        for _ in 0..SPINS {
+            if let Some(queue) = self.queue.try_lock() {
+                return Some(queue);
+            }
+            std::hint::spin_loop();
+        }
+        let mut yields = 0..self.patience();
+        yields.find_map(|_| {
+            self.counters.yields.add(1);
+            std::thread::yield_now();
+            self.queue.try_lock()
+        })
+    }
+
+    /// How often a retirer may yield the processor for one closed block.
+    fn patience(&self) -> u32 {
+        if self.gp.inside() != Some(false) { YIELDS_INSIDE } else { YIELDS }
     }
 
     /// Queues a detached chain and counts it. True: it holds user code, which only a worker runs.
@@ -268,7 +293,7 @@ impl<G: GracePeriods> Shared<G> {
         if self.gp.advance(oldest) {
             self.reclaim_some(want);
         }
-        let mut left = if self.gp.inside() != Some(false) { YIELDS_INSIDE } else { YIELDS };
+        let mut left = self.patience();
         while self.counters.waiting_bytes.get() > self.config.budget as u64 && left > 0 {
             left -= 1;
             self.counters.yields.add(1);

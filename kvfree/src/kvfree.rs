@@ -212,7 +212,7 @@ impl<G: GracePeriods> Kvfree<G> {
     }
 
     /// Queues an object by its head: `callback` is called once with it, after a grace period (`call_rcu`), on a worker's, ticker's or
-    /// barrier's thread. Never allocates, waits or fails; costs an exchange on a list of this CPU.
+    /// barrier's thread. Never allocates, waits or fails; costs an exchange on a list of this CPU, and above the budget gives way once.
     ///
     /// # Safety
     /// 1. As for [`call`](Self::call). The head is in no queue, and lives until the callback runs.
@@ -221,6 +221,7 @@ impl<G: GracePeriods> Kvfree<G> {
         note_chained(&self.shared);
         self.shared.counters.callbacks.add(1);
         self.shared.link(head, callback);
+        self.shared.give_way();
     }
 
     /// Bytes pending, and bytes in reserve. A look, as [`stats`](Self::stats).

@@ -145,19 +145,26 @@ impl<G: GracePeriods> Shared<G> {
         self.ring();
     }
 
-    /// Unbatched mode: every object a callback of its own. Above the budget the retirer gives way once.
+    /// Unbatched mode: every object a callback of its own.
     pub(crate) fn queue_alone(&self, item: Item) {
         let may_allocate = !item.constrained && !raw::held();
         match item.head.or_else(|| may_allocate.then(|| self.allocate_head(&item)).flatten()) {
             Some((head, callback)) => {
                 self.counters.callbacks.add(1);
                 self.link(head, callback);
-                if self.queued_bytes() > self.config.budget as u64 && !item.constrained {
-                    self.counters.yields.add(1);
-                    thread::yield_now();
+                if !item.constrained {
+                    self.give_way();
                 }
             }
             None => self.resort(item),
+        }
+    }
+
+    /// Above the budget, what has no block can only be waited for: a yield for each.
+    pub(crate) fn give_way(&self) {
+        if self.queued_bytes() > self.config.budget as u64 {
+            self.counters.yields.add(1);
+            thread::yield_now();
         }
     }
 }

@@ -112,10 +112,10 @@ fn s4_8_call_head_calls_back_once_after_a_grace_period() {
     let gp = Manual::default();
     let kvfree = Kvfree::new(gp.clone(), no_worker());
     let _opens = Opens(&gp);
-    for n in 1..=10 {
-        let pair = Box::leak(Box::new((n, RcuHead::new())));
+    for n in 1..=10_u64 {
+        let pair = Box::into_raw(Box::new((n, RcuHead::new())));
         // SAFETY: a fresh Box that the callback frees.
-        unsafe { kvfree.call_head(NonNull::from(&mut pair.1), &CALLED) };
+        unsafe { kvfree.call_head(NonNull::new_unchecked(&raw mut (*pair).1), &CALLED) };
     }
     kvfree.tick();
     let s = kvfree.stats();
