@@ -176,10 +176,12 @@ fn s4_12_barrier_on_leaves_others_alone() {
     let _turn = turn();
     let kvfree = Kvfree::new(Manual::willing(), no_worker());
     let (this, other): (Cache<Plain>, Cache<Plain>) = (Cache::new("this"), Cache::new("other"));
-    fill(&kvfree, &other, 100);
-    fill(&kvfree, &this, 100);
     let tally = Tally::new(10);
+    fill(&kvfree, &other, 50);
     (0..10).for_each(|id| retire(&kvfree, tally.object(id)));
+    kvfree.flush(); // these have elapsed
+    fill(&kvfree, &other, 50);
+    fill(&kvfree, &this, 100);
     kvfree.barrier_on(&this);
     assert_eq!((this.stats().live, other.stats().live, tally.dropped()), (0, 100, 0));
     assert_eq!(kvfree.stats().pending_objects, 110);
@@ -203,22 +205,22 @@ fn s4_12_barrier_on_finds_what_took_another_way() {
     assert_eq!(kvfree.stats().deferred, 10);
     kvfree.barrier_on(&plain);
     assert_eq!(plain.stats().live, 0);
-    // As another type: the same value in a wrapper.
-    #[repr(transparent)]
-    struct Wrapper(Object);
     let tally = Tally::new(3);
-    let p = SlabBox::into_raw(drops.alloc(tally.object(0)));
-    // SAFETY: fresh; a Wrapper is an Object.
-    unsafe { kvfree.retire(p.cast::<Wrapper>()) };
-    kvfree.barrier_on(&drops);
-    assert_eq!((drops.stats().live, tally.dropped()), (0, 1));
     // Its memory alone.
-    let p = SlabBox::into_raw(drops.alloc(tally.object(1)));
+    let p = SlabBox::into_raw(drops.alloc(tally.object(0)));
     // SAFETY: fresh; the value is dropped here, the memory there.
     unsafe {
         p.drop_in_place();
         kvfree.retire_ptr(p.cast());
     }
+    kvfree.barrier_on(&drops);
+    assert_eq!((drops.stats().live, tally.dropped()), (0, 1));
+    // As another type: the same value in a wrapper.
+    #[repr(transparent)]
+    struct Wrapper(Object);
+    let p = SlabBox::into_raw(drops.alloc(tally.object(1)));
+    // SAFETY: fresh; a Wrapper is an Object.
+    unsafe { kvfree.retire(p.cast::<Wrapper>()) };
     kvfree.barrier_on(&drops);
     assert_eq!((drops.stats().live, tally.dropped()), (0, 2));
     drop(tally.object(2));

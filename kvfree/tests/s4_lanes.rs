@@ -187,9 +187,7 @@ fn s4_10_a_full_block_is_closed() {
         let cases: [(usize, u64, Retire<'_>); 5] =
             [(64, 252, &one), (2048, 16, &one), (8192, 4, &one), (16384, 2, &one), (0, 252, &call)];
         for (size, slots, retire) in cases {
-            // A worker that is awake, and an age that is far: closing by count does not wait for either.
-            let age = Duration::from_secs(3600);
-            let (kvfree, gp) = closed(Config { age, workers: size == 64, ..no_worker() });
+            let (kvfree, gp) = closed(no_worker());
             let _opens = Opens(&gp);
             for n in 1..=3 * slots {
                 retire(&kvfree, size);

@@ -228,39 +228,41 @@ fn s4_2_the_bitmap_gives_back_what_it_got() {
 #[test]
 fn s4_6_a_failing_refill_is_silent_and_loses_nothing() {
     let _turn = turn();
-    let gp = Manual::default();
-    let kvfree = Kvfree::new(gp.clone(), Config { reserve: 3, ..no_worker() });
-    let _opens = Opens(&gp);
-    let house = House::new();
-    let tally = Tally::new(30 * Door::ALL.len());
-    let mut id = 0..;
-    let mut some = || {
-        for _ in 0..10 {
-            for door in Door::ALL {
-                // SAFETY: made for the door.
-                unsafe { house.retire(&kvfree, door, house.make(door, &tally, id.next().unwrap())) };
+    in_one_place(|| {
+        let gp = Manual::default();
+        let kvfree = Kvfree::new(gp.clone(), Config { reserve: 3, ..no_worker() });
+        let _opens = Opens(&gp);
+        let house = House::new();
+        let tally = Tally::new(30 * Door::ALL.len());
+        let mut id = 0..;
+        let mut some = || {
+            for _ in 0..10 {
+                for door in Door::ALL {
+                    // SAFETY: made for the door.
+                    unsafe { house.retire(&kvfree, door, house.make(door, &tally, id.next().unwrap())) };
+                }
             }
+            kvfree.tick();
+            kvfree.stats()
+        };
+        let exhausted = Exhausted::now();
+        for round in 1..=2 {
+            let s = some();
+            assert_eq!((s.refills, s.reserve_blocks, s.windows), (round, 0, round), "a run, in vain: {s:?}");
+            assert!(s.fallbacks() > 0 && s.leaked == 0, "{s:?}");
+            assert_eq!((s.reclaimed_objects, tally.dropped()), (0, 0), "before their grace period");
         }
-        kvfree.tick();
-        kvfree.stats()
-    };
-    let exhausted = Exhausted::now();
-    for round in 1..=2 {
+        exhausted.may_grow(true);
+        // The next miss gets what it asks for.
         let s = some();
-        assert_eq!((s.refills, s.reserve_blocks, s.windows), (round, 0, round), "a run, in vain: {s:?}");
-        assert!(s.fallbacks() > 0 && s.leaked == 0, "{s:?}");
-        assert_eq!((s.reclaimed_objects, tally.dropped()), (0, 0), "before their grace period");
-    }
-    exhausted.may_grow(true);
-    // The next miss gets what it asks for.
-    let s = some();
-    assert_eq!((s.refills, s.reserve_blocks, s.leaked), (3, 3, 0), "{s:?}");
-    gp.open();
-    kvfree.barrier();
-    drop(exhausted);
-    assert_eq!(kvfree.stats().pending_objects, 0);
-    assert_eq!(tally.dropped(), 30 * Door::ALL.into_iter().filter(|d| d.drops()).count());
-    assert_eq!((house.plain.stats().live, house.dropped.stats().live), (0, 0));
+        assert_eq!((s.refills, s.reserve_blocks, s.leaked), (3, 3, 0), "{s:?}");
+        gp.open();
+        kvfree.barrier();
+        drop(exhausted);
+        assert_eq!(kvfree.stats().pending_objects, 0);
+        assert_eq!(tally.dropped(), 30 * Door::ALL.into_iter().filter(|d| d.drops()).count());
+        assert_eq!((house.plain.stats().live, house.dropped.stats().live), (0, 0));
+    });
 }
 
 /// Retirers of values go on without pages, and without the global allocator they wait; nothing is lost.

@@ -106,6 +106,7 @@ pub(crate) struct Busy(#[allow(dead_code)] Sender<()>);
 
 impl Busy {
     pub(crate) fn new<G: GracePeriods>(kvfree: &Kvfree<G>) -> Busy {
+        raw::grow(4); // no miss of its own
         let ((began, begun), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
         kvfree.defer(move || {
             began.send(()).unwrap();
