@@ -177,15 +177,12 @@ fn s4_12_barrier_on_leaves_others_alone() {
     let kvfree = Kvfree::new(Manual::willing(), no_worker());
     let (this, other): (Cache<Plain>, Cache<Plain>) = (Cache::new("this"), Cache::new("other"));
     let tally = Tally::new(10);
-    // Both have free objects: a cache that has none asks for what has elapsed.
-    for cache in [&this, &other] {
-        cache.free_bulk((0..200).map(|i| cache.alloc([i; 8])).collect::<Vec<_>>());
-    }
-    fill(&kvfree, &other, 50);
+    fill(&kvfree, &other, 100);
     (0..10).for_each(|id| retire(&kvfree, tally.object(id)));
-    kvfree.flush(); // these have elapsed
-    fill(&kvfree, &other, 50);
-    fill(&kvfree, &this, 100);
+    let mine: Vec<_> = (0..100).map(|i| SlabBox::into_raw(this.alloc([i; 8]))).collect();
+    kvfree.flush(); // the others' have elapsed, and nobody has freed them
+    // SAFETY: fresh, known to nobody else.
+    mine.into_iter().for_each(|p| unsafe { kvfree.retire(p) });
     kvfree.barrier_on(&this);
     assert_eq!((this.stats().live, other.stats().live, tally.dropped()), (0, 100, 0));
     assert_eq!(kvfree.stats().pending_objects, 110);
