@@ -16,8 +16,7 @@ use crate::lane::{self, CALL, Kind, LARGE, Lane, MIXED};
 use crate::queue::{Queue, Want, measure};
 use crate::reclaim;
 use crate::shared::Shared;
-use crate::sync::Held;
-use crate::sync::{Ordering::Relaxed, thread};
+use crate::sync::{Held, Ordering::Relaxed, thread};
 use quietus_slab::raw::{self, BlockNo, Site, Word, pack, sites, unpack};
 use std::ptr::NonNull;
 
@@ -253,7 +252,7 @@ impl<G: GracePeriods> Shared<G> {
         let mut yields = 0..self.patience();
         yields.find_map(|_| {
             self.counters.yields.add(1);
-            std::thread::yield_now();
+            thread::yield_now();
             self.queue.try_lock()
         })
     }

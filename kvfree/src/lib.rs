@@ -62,3 +62,6 @@ pub use kvfree::Kvfree;
 pub use pressure::Reclaimable;
 pub use shared::Config;
 pub use stats::Stats;
+#[cfg(quietus_shuttle)]
+#[doc(hidden)]
+pub use sync::imp::deafen;
