@@ -164,34 +164,31 @@ fn mixed(options: &Options) -> Result<Rounds, String> {
 }
 
 /// Ours beside another's boxes; the slices end with a barrier.
-fn boxes_beside(options: &Options, help: bool, peer: impl boxes::Ends) -> Result<Rounds, String> {
-    let ours = boxes::Quietus::new(help);
-    let slice = |n| boxes::boxes(&ours, n);
-    Ok(in_turns(options, options.slice * 4, TURNS, Box::new(slice), Box::new(|n| boxes::boxes(&peer, n))))
-}
-
-fn boxes_crossbeam(options: &Options) -> Result<Rounds, String> {
-    boxes_beside(options, true, boxes::Crossbeam)
+fn boxes_beside(options: &Options, ours: impl boxes::Ends, peer: impl boxes::Ends) -> Result<Rounds, String> {
+    let slices = (|n| boxes::boxes(&ours, n), |n| boxes::boxes(&peer, n));
+    Ok(in_turns(options, options.slice * 4, TURNS, Box::new(slices.0), Box::new(slices.1)))
 }
 
 /// Retiring needs no section, and neither does dropping at once.
-fn boxes_beside_plain(options: &Options, help: bool) -> Result<Rounds, String> {
-    let ours = boxes::Quietus::new(help);
-    let slice = |n| boxes::boxes_outside(&ours, n);
-    let peer = |n| boxes::boxes_outside(&boxes::Plain, n);
-    Ok(in_turns(options, options.slice * 4, TURNS, Box::new(slice), Box::new(peer)))
+fn boxes_outside(options: &Options, ours: impl boxes::Ends) -> Result<Rounds, String> {
+    let slices = (|n| boxes::boxes_outside(&ours, n), |n| boxes::boxes_outside(&boxes::Plain, n));
+    Ok(in_turns(options, options.slice * 4, TURNS, Box::new(slices.0), Box::new(slices.1)))
+}
+
+fn boxes_crossbeam(options: &Options) -> Result<Rounds, String> {
+    boxes_beside(options, boxes::Global, boxes::Crossbeam)
 }
 
 fn boxes_plain(options: &Options) -> Result<Rounds, String> {
-    boxes_beside_plain(options, true)
+    boxes_outside(options, boxes::Global)
 }
 
 fn boxes_worker_crossbeam(options: &Options) -> Result<Rounds, String> {
-    boxes_beside(options, false, boxes::Crossbeam)
+    boxes_beside(options, boxes::Quietus::new(), boxes::Crossbeam)
 }
 
 fn boxes_worker_plain(options: &Options) -> Result<Rounds, String> {
-    boxes_beside_plain(options, false)
+    boxes_outside(options, boxes::Quietus::new())
 }
 
 fn batched(options: &Options) -> Result<Rounds, String> {
@@ -338,6 +335,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    boxes::help_globally();
     println!("| | ours / peer | ours | peer | ratio, median | p10–p90 | target | |");
     println!("| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |");
     let mut answers = Vec::new();

@@ -264,13 +264,16 @@ impl Engine {
 
     /// Begins a grace period. `false`: the kernel refused the fence, and there is none.
     fn fence(&self, running: &mut Running, want: u64) -> bool {
-        let started = (!cfg!(quietus_loom)).then(Instant::now);
         // Before the fence: what is unlinked later is not covered by it (E).
         let n = self.sequence.begin(want);
+        // A grace period with nobody to wait for is not timed: it would take less time than the clock does.
+        let mut started = None;
         if self.readers == Readers::Online {
+            started = clock();
             // SeqCst: pairs with the fences in `online` and `claim` (L): who comes online unseen by the scan sees the unlinks.
             fence(Ordering::SeqCst);
         } else if !self.registry.only_mine(thread_number()) {
+            started = clock();
             // Relaxed: a statistic.
             self.membarriers.fetch_add(1, Relaxed);
             if !membarrier::heavy() {
@@ -353,4 +356,8 @@ fn leave_slow(slot: &Slot) -> Left {
     // Relaxed: as above.
     slot.extra.store(extra - 1, Ordering::Relaxed);
     Left::Done
+}
+
+fn clock() -> Option<Instant> {
+    (!cfg!(quietus_loom)).then(Instant::now)
 }

@@ -17,7 +17,8 @@ pub struct Stats {
     pub refused_membarriers: u64,
     /// Reader slots, of live threads and of those whose slot waits to be used again.
     pub reader_slots: u64,
-    /// Half of all grace periods took no longer than this, from before the fence to completion.
+    /// Half of all grace periods took no longer than this, from before the fence to completion. Those for which there was no other
+    /// thread to wait for are not in it.
     pub grace_period_p50: Option<Duration>,
     /// 99 of 100 took no longer than this.
     pub grace_period_p99: Option<Duration>,

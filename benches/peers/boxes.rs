@@ -1,8 +1,8 @@
 //! Boxes with a destructor: allocated, retired, dropped and freed; all on the global allocator. And mixed sizes without one.
 
 use super::Random;
-use quietus::Domain;
 use quietus::slab::{self, Cache};
+use quietus::{Domain, pin};
 use std::alloc::{GlobalAlloc, Layout};
 use std::hint::black_box;
 use std::ptr::NonNull;
@@ -29,13 +29,37 @@ pub(crate) trait Ends {
     fn barrier(&self);
 }
 
-/// Ours, in a domain of one's own.
+/// Ours, by the global domain, whose retirers help if [`help_globally`] was called in time.
+pub(crate) struct Global;
+
+/// From now on retirers of the global domain run destructors, too. To be called before anybody uses it.
+pub(crate) fn help_globally() {
+    Domain::builder().help_with_destructors(true).build_global().expect("first of all");
+}
+
+impl Ends for Global {
+    #[inline(always)]
+    fn one(&self, value: u64) {
+        let _guard = pin();
+        self.one_outside(value);
+    }
+    #[inline(always)]
+    fn one_outside(&self, value: u64) {
+        let object = black_box(NonNull::from(Box::leak(Box::new(Dropping([value; 8])))));
+        // SAFETY: a Box's, never published.
+        unsafe { Domain::global().retire_box(object) };
+    }
+    fn barrier(&self) {
+        Domain::global().barrier();
+    }
+}
+
+/// Ours, in a domain of one's own, whose destructors are run by its worker alone.
 pub(crate) struct Quietus(Domain);
 
 impl Quietus {
-    /// `help`: retirers run destructors, too. Otherwise only the worker does.
-    pub(crate) fn new(help: bool) -> Self {
-        Quietus(Domain::builder().help_with_destructors(help).build())
+    pub(crate) fn new() -> Self {
+        Quietus(Domain::new())
     }
 }
 

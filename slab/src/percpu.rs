@@ -303,8 +303,8 @@ pub fn sites() -> impl Iterator<Item = Site> {
     let slots = a.regions - a.cpus;
     // Relaxed: a hint; the section itself looks again (R).
     let own = rseq::cpu().map(Site).filter(|&s| stop_flag(s).load(Relaxed) == 0);
-    let first = cpu::current() % slots;
-    own.into_iter().chain((0..slots.min(8)).map(move |k| Site(a.cpus + (first + k) % slots)))
+    // Which CPU it is is asked late: mostly the first answer serves.
+    own.into_iter().chain((0..slots.min(8)).map(move |k| Site(a.cpus + (cpu::current() + k) % slots)))
 }
 
 /// Every region there is.
