@@ -45,7 +45,10 @@ pub(crate) fn first(p: *mut u8, what: What) -> bool {
         // Only tried: a signal handler may have interrupted somebody who is at it. What is not noted is not noticed.
         What::Box => {
             let tries = std::iter::repeat_with(|| BOXES.try_lock()).take(1000);
-            tries.flatten().next().is_none_or(|mut boxes| boxes.get_or_insert_default().insert(p.addr()))
+            tries.flatten().next().is_none_or(|mut boxes| {
+                let boxes = boxes.get_or_insert_default();
+                boxes.try_reserve(1).is_err() || boxes.insert(p.addr())
+            })
         }
         What::Call => true,
     }
