@@ -231,6 +231,7 @@ impl<T: Send + Sync + 'static, F: Flavour> Retired<T, F> {
     ///
     /// # Panics
     /// Inside a section: it would wait for itself. The value is then freed after a grace period all the same.
+    #[track_caller]
     pub fn wait(self) -> SlabBox<T> {
         self.cookie.wait();
         self.into_box()

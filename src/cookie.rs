@@ -47,6 +47,7 @@ impl<'d, F: Flavour> Cookie<'d, F> {
     ///
     /// # Panics
     /// Inside a section of the domain.
+    #[track_caller]
     pub fn wait(self) {
         self.source.wait_for(self.number);
     }
@@ -55,6 +56,7 @@ impl<'d, F: Flavour> Cookie<'d, F> {
     ///
     /// # Panics
     /// Inside a section of the domain.
+    #[track_caller]
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
         self.source
             .try_wait_until(self.number, Instant::now().checked_add(timeout))

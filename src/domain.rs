@@ -158,7 +158,8 @@ impl Builder {
         self.config.age = age.max(Duration::from_millis(1));
         self
     }
-    /// Empty blocks kept for each CPU (0: none). Default: 5.
+    /// Empty blocks that a refill brings to a CPU's reserve (0: none; more when the demand is high). A refill is asked for where the reserve *and* the
+    /// page supply are empty, so that none in [`Stats`] is usual. Default: 5.
     pub fn reserve(mut self, blocks: u32) -> Self {
         self.config.reserve = blocks;
         self
@@ -181,7 +182,8 @@ impl Builder {
         self
     }
     /// Debug mode: an object that is retired twice is reported, counted in
-    /// [`retired_twice`](quietus_kvfree::Stats::retired_twice), and freed once. Default: where debug assertions are on.
+    /// [`retired_twice`](quietus_kvfree::Stats::retired_twice), and freed once. Only while the first retire is pending: later, a second one
+    /// is a use after free. Default: where debug assertions are on.
     pub fn debug(mut self, yes: bool) -> Self {
         self.config.debug = yes;
         self
@@ -276,6 +278,7 @@ impl<F: Flavour> Domain<F> {
     ///
     /// # Panics
     /// Inside a section of this domain: it would wait for itself. A qsbr thread that is online is inside.
+    #[track_caller]
     pub fn synchronize(&self) {
         self.cookie().wait();
     }
@@ -392,6 +395,7 @@ impl<F: Flavour> Domain<F> {
     ///
     /// # Panics
     /// As [`barrier`](Self::barrier).
+    #[track_caller]
     pub fn barrier_on<T>(&self, cache: &Cache<T>) {
         self.kvfree.barrier_on(cache);
     }
@@ -402,16 +406,18 @@ impl<F: Flavour> Domain<F> {
     }
 
     /// Memory is short (a shrinker's scan): closes half-full blocks, pushes the grace period, frees what has elapsed and runs no user
-    /// code, empties the reserves, and keeps refills small for a while. Never waits for readers. Returns what was given back here.
+    /// code (values with a destructor stay for the worker), empties the reserves, and keeps refills small for a while. Never waits for readers.
+    /// Returns the bytes given back here; called again, it frees what later grace periods have let go.
     pub fn relieve(&self) -> Reclaimable {
         self.kvfree.relieve()
     }
 
     /// Frees everything retired or deferred before the call, and what that retires (`rcu_barrier`, `kvfree_rcu_barrier`). Waits
-    /// for grace periods; deferred functions may run on this thread.
+    /// for grace periods. Destructors and deferred functions may run on this thread: hold no lock that one of them takes.
     ///
     /// # Panics
     /// Inside a section of this domain, or inside one of its deferred functions: it would wait for itself.
+    #[track_caller]
     pub fn barrier(&self) {
         self.kvfree.barrier();
     }

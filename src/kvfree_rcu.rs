@@ -27,7 +27,7 @@ pub unsafe fn kvfree_rcu<T: Send>(object: *mut T) {
 /// `kvfree_rcu!(ptr, field)`: as the function of that name, for objects with an [`RcuHead`](crate::kvfree::RcuHead) in `field`: never
 /// waits, never fails. `kvfree_rcu!(ptr)` is the function; with `domain =>` in front, of another domain than the global one.
 ///
-/// `ptr` is a `*mut T`, null or as for [`Domain::retire`]: the call is as unsafe as that. [`rcu_head!`](crate::rcu_head) has named the field.
+/// `ptr` is a `*mut T`, null or as for [`Domain::retire`] (of a `NonNull`, its `as_ptr()`): the call is as unsafe as that. [`rcu_head!`](crate::rcu_head) has named the field.
 ///
 /// ```
 /// use quietus::{Domain, kvfree::RcuHead, kvfree_rcu, rcu_head, slab::SlabBox};

@@ -64,6 +64,7 @@ fn pin_slow() -> Guard {
 /// # Panics
 ///
 /// If the calling thread is inside one of them.
+#[track_caller]
 pub fn synchronize() {
     GLOBAL.synchronize();
 }

@@ -20,6 +20,7 @@ pub unsafe trait Source: GracePeriods + Clone {
     fn try_wait_until(&self, number: u64, deadline: Option<Instant>) -> Result<bool, InsideSection>;
 
     /// Waits until `number` is elapsed. Panics inside a section.
+    #[track_caller]
     fn wait_for(&self, number: u64) {
         if let Err(inside) = self.try_wait_until(number, None) {
             panic!("{inside}");

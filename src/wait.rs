@@ -19,7 +19,7 @@ pub struct InsideSection;
 impl fmt::Display for InsideSection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "waiting for a grace period inside a read-side section of the same thread would never end: drop the guard, or take the reader offline, first",
+            "quietus: waiting for a grace period inside one's own read-side section would never end: drop the guard, or take the reader offline, first",
         )
     }
 }

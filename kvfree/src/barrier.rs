@@ -15,6 +15,7 @@ const ROUNDS: u32 = 10_000;
 impl<G: GracePeriods> Shared<G> {
     /// Frees everything retired before the call, and what its destructors retire. Waits for grace periods; runs deferred
     /// functions on this thread.
+    #[track_caller]
     pub(crate) fn barrier(&self) {
         self.assert_may_wait();
         let mut last_round = false;
@@ -47,13 +48,18 @@ impl<G: GracePeriods> Shared<G> {
 }
 
 impl<G: GracePeriods> Shared<G> {
+    #[track_caller]
     fn assert_may_wait(&self) {
         assert!(!self.in_call(), "quietus: a barrier inside a deferred function or destructor would wait for itself");
-        assert!(self.gp.inside() != Some(true), "quietus: a barrier inside a read-side section would wait for itself");
+        assert!(
+            self.gp.inside() != Some(true),
+            "quietus: a barrier inside one's own read-side section would never end: drop the guard, or take the reader offline, first"
+        );
     }
 
     /// Frees what the cache with this id has pending, and what its destructors retire of it. Does not wait for others' deferred
     /// functions, but for those queued by their heads; if objects of this cache were retired as calls it is a full barrier.
+    #[track_caller]
     pub(crate) fn barrier_on(&self, id: Lane) {
         let want = Want::Cache(id);
         let mut last_round = false;

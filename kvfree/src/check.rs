@@ -92,8 +92,12 @@ fn word(p: *mut u8) -> Option<(&'static AtomicU64, u64)> {
 /// What debug mode says about a second retire, which is ignored.
 #[cold]
 pub(crate) fn report(p: *mut u8) {
-    eprintln!(
-        "quietus: object {p:p} was retired twice; the second retire is ignored\n{}",
-        std::backtrace::Backtrace::capture()
-    );
+    let trace = std::backtrace::Backtrace::capture();
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("without a name");
+    eprintln!("quietus: object {p:p} was retired twice; the second retire, by thread {name}, is ignored");
+    match trace.status() {
+        std::backtrace::BacktraceStatus::Captured => eprintln!("{trace}"),
+        _ => eprintln!("(RUST_BACKTRACE=1 shows where)"),
+    }
 }

@@ -42,6 +42,7 @@ impl Callback {
 ///
 /// # Safety
 /// 1. `OFFSET` is where in `Self` a field of type [`RcuHead`] begins, aligned, that nothing else uses.
+#[diagnostic::on_unimplemented(message = "nobody has said `rcu_head!({Self}, field)`")]
 pub unsafe trait Linked: Sized {
     /// Bytes from the object's begin to its head.
     const OFFSET: usize;

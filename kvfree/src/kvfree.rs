@@ -205,6 +205,7 @@ impl<G: GracePeriods> Kvfree<G> {
     ///
     /// # Panics
     /// As [`barrier`](Self::barrier).
+    #[track_caller]
     pub fn barrier_on<T>(&self, cache: &Cache<T>) {
         self.shared.barrier_on(cache.lane_and_weight().0);
     }
@@ -268,6 +269,7 @@ impl<G: GracePeriods> Kvfree<G> {
     ///
     /// # Panics
     /// Inside a read-side section, or inside a deferred function or destructor: it would wait for itself.
+    #[track_caller]
     pub fn barrier(&self) {
         self.shared.barrier();
     }

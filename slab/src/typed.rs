@@ -222,7 +222,7 @@ impl<T> Cache<T> {
     }
 
     /// Ends the cache, if none of its objects is out: first everything of it that waits for a grace period anywhere is freed
-    /// (`kvfree_rcu_barrier_on_cache` before `kmem_cache_destroy`). Waits for grace periods; must not be called inside a section.
+    /// (`kvfree_rcu_barrier_on_cache` before `kmem_cache_destroy`). Waits for grace periods, if something is pending; then it panics inside a section.
     /// Errors: objects are still out; the error names how many and hands the cache back. (Dropping the handle instead keeps the
     /// memory until the last object is freed.)
     pub fn destroy(self) -> Result<(), DestroyError<T>> {
@@ -257,7 +257,7 @@ pub struct DestroyError<T> {
 
 impl<T> fmt::Display for DestroyError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cache {} cannot be destroyed: {} objects are in use", self.cache.core.name(), self.live)
+        write!(f, "cache {} cannot be destroyed: objects in use: {}", self.cache.core.name(), self.live)
     }
 }
 

@@ -10,6 +10,13 @@
 //! assert_eq!(limit.load(&guard), &20);
 //! ```
 //!
+//! Code that defers boxes today retires them instead (same crossbeam-epoch 0.9: `quietus::epoch::crossbeam_epoch` is it for certain):
+//!
+//! ```text
+//! // was: guard.defer_destroy(old)
+//! epoch::domain().retire_box(NonNull::new(old.as_raw().cast_mut()).unwrap());
+//! ```
+//!
 //! | for | there is |
 //! | --- | --- |
 //! | code on crossbeam's default collector | [`pin`], [`domain`], `Rcu<T, Epoch>`; [`Guard::from_crossbeam`] for guards it has already |

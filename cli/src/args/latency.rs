@@ -11,7 +11,7 @@ use super::values::{processors, seconds, threads};
 #[derive(Debug, Args)]
 pub(crate) struct LatencyArgs {
     /// Which flavour of grace periods
-    #[arg(long, value_enum, default_value = "memb")]
+    #[arg(long, alias = "flavour", value_enum, default_value = "memb")]
     pub(crate) flavor: FlavourName,
 
     /// Threads that read without a pause, 1 to 1024 [default: the processors but one, 1 at least]
