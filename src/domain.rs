@@ -293,7 +293,8 @@ impl<F: Flavour> Domain<F> {
         Cookie::new(&self.source)
     }
 
-    /// Runs a closure after a grace period (`call_rcu`), on a worker's, ticker's or barrier's thread. Allocates a `Box`.
+    /// Runs a closure after a grace period (`call_rcu`), on a worker's, ticker's or barrier's thread (or, when neither a block nor
+    /// memory is left, on this one). Allocates a `Box`.
     pub fn defer<C: FnOnce() + Send + 'static>(&self, f: C) {
         self.kvfree.defer(f);
     }
@@ -304,7 +305,8 @@ impl<F: Flavour> Domain<F> {
     /// # Safety
     /// 1. `object` is an object of [`slab`](crate::slab) that holds a live `T`; no section of this domain that begins from now
     ///    on can reach it, only sections of this domain may still reach it, and they only read; nobody retires or frees it again.
-    /// 2. What `T` borrows lives until it is dropped: until a [`barrier`](Self::barrier), or the drop of this domain.
+    /// 2. What `T` borrows lives until it is dropped: until a [`barrier`](Self::barrier), or the drop of this domain outside its
+    ///    deferred functions.
     #[inline(always)]
     pub unsafe fn retire<T: Send>(&self, object: NonNull<T>) {
         // SAFETY: the contracts are the same.

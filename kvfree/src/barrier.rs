@@ -31,6 +31,9 @@ impl<G: GracePeriods> Shared<G> {
             self.gp.synchronize(self.gp.start());
             let mut pause = Pause(0);
             while !self.reclaim_up_to(Want::All, last, None) {
+                if self.is_abandoned() {
+                    return; // the handle has been ended meanwhile, and what was left with it
+                }
                 pause.wait("");
             }
             self.sweep_all(|| pause.wait(""));
@@ -82,6 +85,9 @@ impl<G: GracePeriods> Shared<G> {
             self.gp.synchronize(self.gp.start());
             let mut pause = Pause(0);
             while !self.reclaim_up_to(want, last, None) {
+                if self.is_abandoned() {
+                    return; // as in `barrier`
+                }
                 pause.wait("");
             }
             self.sweep_all(|| pause.wait(""));

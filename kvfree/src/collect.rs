@@ -77,6 +77,28 @@ impl Item {
 }
 
 impl<G: GracePeriods> Shared<G> {
+    /// [`collect`](Self::collect) by a door. A deferred function may be at it: then a barrier that covers the function covers what it
+    /// retires, too, if that has a function of its own.
+    ///
+    /// # Safety
+    /// 1. As there.
+    #[inline(always)]
+    pub(crate) unsafe fn retire(&self, item: Item) {
+        // SAFETY: by (1).
+        unsafe { self.collect(item) };
+        if !item.function.is_null() {
+            self.note_chained();
+        }
+    }
+
+    /// To be called after something with a function was collected: a barrier that does not see the count has seen the thing.
+    #[inline(always)]
+    pub(crate) fn note_chained(&self) {
+        if reclaim::in_any_call() {
+            self.counters.chained.add(1);
+        }
+    }
+
     /// Puts an object, or a pointer and its function, into the open block of this CPU.
     ///
     /// # Safety
@@ -122,7 +144,9 @@ impl<G: GracePeriods> Shared<G> {
         let first = check::first(item.pointer, item.what);
         if !first {
             self.counters.twice.add(1);
-            check::report(item.pointer);
+            if !item.constrained {
+                check::report(item.pointer);
+            }
         }
         first
     }
@@ -130,7 +154,9 @@ impl<G: GracePeriods> Shared<G> {
     #[cold]
     #[inline(never)]
     fn collect_slow(&self, mut item: Item) {
-        let word = match self.lanes.open(item.lane) {
+        // In a signal handler that interrupted the allocator no lane is opened.
+        let word = if raw::held() { self.lanes.existing(item.lane) } else { self.lanes.open(item.lane) };
+        let word = match word {
             Some(word) => word,
             None => {
                 if item.function.is_null() {
@@ -333,11 +359,17 @@ impl<G: GracePeriods> Shared<G> {
     }
 }
 
-/// Does freeing this chain run destructors or deferred functions? All its blocks are of one lane, and hold something.
+/// Does freeing this chain run destructors or deferred functions? All its blocks are of one lane. (One may be empty: closed by a thread
+/// that was preempted after it had seen an older block of the same number full.)
 fn runs_user_code(chain: BlockNo) -> bool {
     match Kind::of(chain) {
-        // SAFETY: the chain is ours, and holds retired objects of one cache, which are not free.
-        Kind::Same => unsafe { !raw::slab(chain.block().slot(0)).dropper().is_null() },
+        Kind::Same => {
+            let blocks = std::iter::successors(Some(chain), |b| Some(b.block().next()).filter(|b| b.is_some()));
+            blocks.into_iter().find(|b| b.block().filled() > 0).is_some_and(|b| {
+                // SAFETY: the block is ours, and holds retired objects of one cache, which are not free.
+                unsafe { !raw::slab(b.block().slot(0)).dropper().is_null() }
+            })
+        }
         Kind::Mixed | Kind::Large => false,
         Kind::Call => true,
     }

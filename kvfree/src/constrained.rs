@@ -65,6 +65,6 @@ impl<G: GracePeriods> Constrained<'_, G> {
     /// 1. The item is one that `Kvfree` makes.
     unsafe fn collect(&self, item: Item) {
         // SAFETY: by (1).
-        unsafe { self.0.shared.collect(Item { constrained: true, ..item }) }
+        unsafe { self.0.shared.retire(Item { constrained: true, ..item }) }
     }
 }

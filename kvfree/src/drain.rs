@@ -26,8 +26,12 @@ impl<G: GracePeriods> Shared<G> {
 
     /// [`drain`](Self::drain) of everything in the lanes that may hold objects of the cache with this id.
     pub(crate) fn drain_cache(&self, id: Lane) -> bool {
-        let words: Vec<Word> = [id, MIXED].into_iter().filter_map(|lane| self.lanes.existing(lane)).collect();
-        self.drain_words(&words, u64::MAX).0
+        // Looked up while lanes cannot be given back: a cache that is destroyed asks every handle, also one that is just going.
+        self.lanes.with_used(|_| {
+            let words = [id, MIXED].map(|lane| self.lanes.existing(lane).unwrap_or(Word::NONE));
+            let words = if words[0] == Word::NONE { &words[1..] } else { &words[..] };
+            words[words.len() - 1] == Word::NONE || self.drain_words(words, u64::MAX).0
+        })
     }
 
     /// Whether it went well, and whether there was anything.

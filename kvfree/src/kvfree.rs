@@ -9,7 +9,7 @@ use crate::grace::GracePeriods;
 use crate::head::{self, Callback, Ends, Linked, RcuHead};
 use crate::lane::CALL;
 use crate::pressure::Reclaimable;
-use crate::reclaim::{self, Function};
+use crate::reclaim::Function;
 use crate::shared::{Config, Shared};
 use crate::stats::Stats;
 use crate::sync::{self, thread::JoinHandle};
@@ -94,12 +94,12 @@ impl<G: GracePeriods> Kvfree<G> {
     /// # Safety
     /// 1. `object` is an object of `quietus-slab` holding a live `T`; no section that begins from now on can reach it, only
     ///    sections of this source may still reach it, and they only read; nobody retires or frees it again.
-    /// 2. What `T` borrows lives until it is dropped: until a barrier, or the drop of this `Kvfree` outside sections of its source.
-    ///    (Dropped inside one, a destructor that has begun goes on.)
+    /// 2. What `T` borrows lives until it is dropped: until a barrier, or the drop of this `Kvfree` outside sections of its source and
+    ///    outside its own deferred functions. (Dropped inside one, a destructor that has begun elsewhere goes on.)
     #[inline(always)]
     pub unsafe fn retire<T: Send>(&self, object: NonNull<T>) {
         // SAFETY: (1) and (2) are what `by_address` asks for.
-        unsafe { self.shared.collect(self.by_address(object)) }
+        unsafe { self.shared.retire(self.by_address(object)) }
     }
 
     /// [`retire`](Self::retire) of a pointer that may be null, which does nothing: `kvfree_rcu(ptr)`, the form with one argument.
@@ -121,11 +121,8 @@ impl<G: GracePeriods> Kvfree<G> {
     /// 2. `object` was allocated from `cache`.
     #[inline(always)]
     pub unsafe fn retire_in<T: Send>(&self, cache: &Cache<T>, object: NonNull<T>) {
-        if std::mem::needs_drop::<T>() {
-            note_chained(&self.shared);
-        }
         // SAFETY: by (1) and (2).
-        unsafe { self.shared.collect(in_cache(cache, object)) }
+        unsafe { self.shared.retire(in_cache(cache, object)) }
     }
 
     /// Frees memory of the slab allocator after a grace period. No destructor runs.
@@ -135,7 +132,7 @@ impl<G: GracePeriods> Kvfree<G> {
     #[inline(always)]
     pub unsafe fn retire_ptr(&self, object: NonNull<u8>) {
         // SAFETY: by (1).
-        unsafe { self.shared.collect(plain(object)) }
+        unsafe { self.shared.retire(plain(object)) }
     }
 
     /// [`retire`](Self::retire) of an object with an [`RcuHead`](crate::RcuHead): never waits, and cannot fail
@@ -148,7 +145,7 @@ impl<G: GracePeriods> Kvfree<G> {
         // SAFETY: by (1) it is a live T.
         let head = unsafe { head::head_of(object) };
         // SAFETY: by (1).
-        unsafe { self.shared.collect(Item { head: Some((head, Ends::<T>::SLAB)), ..self.by_address(object) }) }
+        unsafe { self.shared.retire(Item { head: Some((head, Ends::<T>::SLAB)), ..self.by_address(object) }) }
     }
 
     /// Drops a `Box` after a grace period.
@@ -157,9 +154,8 @@ impl<G: GracePeriods> Kvfree<G> {
     /// 1. `object` came from `Box::into_raw`; otherwise as [`retire`](Self::retire).
     #[inline]
     pub unsafe fn retire_box<T: Send>(&self, object: NonNull<T>) {
-        note_chained(&self.shared);
         // SAFETY: CALL is a lane; by (1) the call is valid once.
-        unsafe { self.shared.collect(boxed(object)) }
+        unsafe { self.shared.retire(boxed(object)) }
     }
 
     /// [`retire_box`](Self::retire_box) of an object with an [`RcuHead`](crate::RcuHead): never waits, and cannot fail.
@@ -168,11 +164,10 @@ impl<G: GracePeriods> Kvfree<G> {
     /// 1. As [`retire_box`](Self::retire_box).
     #[inline]
     pub unsafe fn retire_linked_box<T: Linked + Send>(&self, object: NonNull<T>) {
-        note_chained(&self.shared);
         // SAFETY: by (1) it is a live T.
         let head = unsafe { head::head_of(object) };
         // SAFETY: CALL is a lane; by (1) the call is valid once.
-        unsafe { self.shared.collect(Item { head: Some((head, Ends::<T>::BOX)), ..boxed(object) }) }
+        unsafe { self.shared.retire(Item { head: Some((head, Ends::<T>::BOX)), ..boxed(object) }) }
     }
 
     /// What is retired by its address alone.
@@ -186,7 +181,6 @@ impl<G: GracePeriods> Kvfree<G> {
         if !std::mem::needs_drop::<T>() {
             return item;
         }
-        note_chained(&self.shared);
         // SAFETY: as above.
         let slab = unsafe { raw::slab(item.pointer) };
         let function = drop_slab::<T> as Function as *mut u8;
@@ -222,9 +216,9 @@ impl<G: GracePeriods> Kvfree<G> {
     /// 1. As for [`call`](Self::call). The head is in no queue, and lives until the callback runs.
     #[inline]
     pub unsafe fn call_head(&self, head: NonNull<RcuHead>, callback: &'static Callback) {
-        note_chained(&self.shared);
         self.shared.counters.callbacks.add(1);
         self.shared.link(head, callback);
+        self.shared.note_chained();
         self.shared.give_way();
     }
 
@@ -245,12 +239,11 @@ impl<G: GracePeriods> Kvfree<G> {
     ///
     /// # Safety
     /// 1. The call is valid once, from any thread, at any time after a grace period that begins now, up to a barrier, or the drop of
-    ///    this `Kvfree` outside sections of its source.
+    ///    this `Kvfree` outside sections of its source and outside its own deferred functions.
     #[inline]
     pub unsafe fn call(&self, pointer: NonNull<u8>, function: unsafe fn(*mut u8), bytes: usize) {
-        note_chained(&self.shared);
         // SAFETY: CALL is a lane; by (1).
-        unsafe { self.shared.collect(call(pointer.as_ptr(), function, bytes, What::Call)) }
+        unsafe { self.shared.retire(call(pointer.as_ptr(), function, bytes, What::Call)) }
     }
 
     /// Runs a closure after a grace period (`call_rcu`). Allocates a `Box` for it.
@@ -392,14 +385,6 @@ fn call(pointer: *mut u8, function: Function, bytes: usize, what: What) -> Item 
         what,
         found: Found::Known,
         constrained: false,
-    }
-}
-
-/// A deferred function that retires one: a barrier that covers the former covers the latter, too.
-#[inline(always)]
-fn note_chained<G: GracePeriods>(shared: &Shared<G>) {
-    if reclaim::in_any_call() {
-        shared.counters.chained.add(1);
     }
 }
 

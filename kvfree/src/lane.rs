@@ -182,9 +182,15 @@ impl Lanes {
     /// Gives the words back.
     ///
     /// # Safety
-    /// 1. Every word is 0 in every region, and nobody uses the lanes any more.
+    /// 1. Every word is 0 in every region, and nobody uses the lanes any more but by [`with_used`](Self::with_used).
     pub(crate) unsafe fn release(&self) {
-        for word in self.used.lock().drain(..) {
+        let mut used = self.used.lock();
+        let hidden = self.hidden.iter().flat_map(|words| words.iter());
+        for slot in self.words.iter().chain(hidden).chain([&self.mixed]) {
+            // Relaxed: read under the lock that is held.
+            slot.store(Word::NONE.get(), Relaxed);
+        }
+        for word in used.drain(..) {
             // SAFETY: by (1).
             unsafe { word.release() };
         }

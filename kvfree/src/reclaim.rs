@@ -154,6 +154,9 @@ impl<G: GracePeriods> Shared<G> {
 
     /// Frees what a block holds, now.
     fn free_block(&self, b: BlockNo) {
+        if b.block().filled() == 0 {
+            return self.reserve.put(b);
+        }
         let kind = Kind::of(b);
         if kind != Kind::Call && check::is_active() {
             // SAFETY: the block is ours.
@@ -206,10 +209,10 @@ impl<G: GracePeriods> Shared<G> {
         done == objects.len()
     }
 
-    /// Runs one deferred function or destructor, as [`run_each`](Self::run_each) does.
-    pub(crate) fn run(&self, f: impl FnOnce()) {
+    /// Runs one deferred function or destructor, as [`run_each`](Self::run_each) does. False: it was not run.
+    pub(crate) fn run(&self, f: impl FnOnce()) -> bool {
         let mut f = Some(f);
-        self.run_each(1, |_| f.take().into_iter().for_each(|f| f()));
+        self.run_each(1, |_| f.take().into_iter().for_each(|f| f())) == 1
     }
 
     /// Runs `n` deferred functions or destructors. A panic is counted (the panic hook has reported it) and stops nothing but the one. Returns
@@ -225,7 +228,6 @@ impl<G: GracePeriods> Shared<G> {
                     f(next - 1);
                 }
             }));
-            let _ = CALLS.try_with(|calls| calls.set(frame.below));
             if let Err(payload) = result {
                 self.counters.panics.add(1);
                 // A payload's own destructor may panic, too; what that leaves is given up.
@@ -233,6 +235,8 @@ impl<G: GracePeriods> Shared<G> {
                     std::mem::forget(again);
                 }
             }
+            // After the payload: its destructor is user code like any other.
+            let _ = CALLS.try_with(|calls| calls.set(frame.below));
         }
         // Release: pairs with the snapshots of a barrier, which has waited for the batch: what the calls have retired.
         self.counters.calls_run.add_release(next as u64);

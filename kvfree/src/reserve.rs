@@ -202,7 +202,7 @@ impl Reserve {
     /// From now on, for so long, a refill brings one block.
     pub(crate) fn back_off(&self, pause: Duration) {
         // Relaxed: a time, that orders nothing.
-        self.backoff.store(self.now() + pause.as_nanos() as u64, Relaxed);
+        self.backoff.store(self.now().saturating_add(u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX)), Relaxed);
     }
 
     /// Is memory short, as far as we were told lately?

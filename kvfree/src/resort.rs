@@ -123,7 +123,9 @@ impl<G: GracePeriods> Shared<G> {
             }
             Mark::Twice => {
                 c.twice.add(1);
-                check::report(item.pointer);
+                if !item.constrained {
+                    check::report(item.pointer);
+                }
             }
             Mark::Impossible => return false,
         }

@@ -116,8 +116,8 @@ impl<G: GracePeriods> Shared<G> {
 
     /// The handle is gone without a barrier: no deferred function may run any more.
     pub(crate) fn is_abandoned(&self) -> bool {
-        // Relaxed: whoever abandons is inside a call on this thread; or is inside a section, and then a call that has begun may end
-        // later (`retire`, contract 2).
+        // Relaxed: whoever abandons is inside one of our calls or a section, and then a call that has begun, or begins just now, may
+        // end later (`retire`, contract 2).
         self.abandoned.load(Relaxed)
     }
 

@@ -83,7 +83,7 @@ impl<G: GracePeriods> Shared<G> {
     fn release(&self, set: &mut Set, cookie: Cookie, until: Option<Instant>) -> bool {
         // Asked again, as for a batch (G); objects that are left for another call have been asked about before.
         let over = set.begun || self.gp.poll(cookie);
-        set.begun = true;
+        set.begun = over;
         let c = &self.counters;
         let late = || until.is_some_and(|end| Instant::now() >= end);
         let mut leaked = 0;
@@ -102,19 +102,21 @@ impl<G: GracePeriods> Shared<G> {
             // SAFETY: objects that wait are not free; those of one word lie in one slab.
             let slab = unsafe { raw::slab(objects[0]) };
             let (weight, dropper) = (slab.weight(), slab.dropper());
-            let freed = over && (dropper.is_null() || !self.is_abandoned());
-            if freed {
-                for &p in objects.iter().filter(|_| !dropper.is_null()) {
-                    // SAFETY: a slab's dropper is a `drop_value` of its type; objects with one are deferred for it only.
-                    let drop = unsafe { std::mem::transmute::<*mut (), Function>(dropper) };
-                    // SAFETY: retired once, and its grace period is over.
-                    self.run(|| unsafe { drop(p) });
-                }
-                objects.iter().for_each(|&p| check::freed(p));
-                // SAFETY: marked once each, their values are gone, and their grace period is over.
-                unsafe { quietus_slab::free_bulk(objects) };
+            let ended = |p: &*mut u8| {
+                // SAFETY: a slab's dropper is null or a `drop_value` of its type, for which alone objects of it are deferred.
+                let drop = unsafe { std::mem::transmute::<*mut (), Option<Function>>(dropper) };
+                // SAFETY: retired once, and its grace period is over.
+                drop.is_none_or(|drop| self.run(|| unsafe { drop(*p) }))
+            };
+            // One of the destructors may end the handle: the rest, whose values are there, is given up.
+            let n = if over { objects.iter().take_while(|p| ended(p)).count() } else { 0 };
+            let (gone, left) = objects.split_at(n);
+            gone.iter().for_each(|&p| check::freed(p));
+            // SAFETY: marked once each, their values are gone, and their grace period is over.
+            unsafe { quietus_slab::free_bulk(gone) };
+            for (some, freed) in [(gone, true), (left, false)] {
+                count(some.len() as u64, some.len() as u64 * u64::from(weight) * WEIGHT_UNIT as u64, freed);
             }
-            count(objects.len() as u64, objects.len() as u64 * u64::from(weight) * WEIGHT_UNIT as u64, freed);
             !late()
         });
         if !done {
@@ -123,11 +125,8 @@ impl<G: GracePeriods> Shared<G> {
         while let Some((head, callback)) = set.chain.pop() {
             // SAFETY: it was queued with this callback, and has just been taken off.
             let bytes = unsafe { linked::bytes(head, callback) };
-            let freed = over && !self.is_abandoned();
-            if freed {
-                // SAFETY: queued once, and its grace period is over: the contract of the callback.
-                self.run(|| unsafe { (callback.run)(head) });
-            }
+            // SAFETY: queued once, and its grace period is over: the contract of the callback.
+            let freed = over && self.run(|| unsafe { (callback.run)(head) });
             count(1, bytes as u64, freed);
             if late() && !set.chain.is_empty() {
                 return false;

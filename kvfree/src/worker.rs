@@ -105,7 +105,7 @@ pub(crate) fn start<G: GracePeriods>(shared: &Arc<Shared<G>>) -> std::io::Result
 
 /// Ends the worker of `shared`; waits for its end only if asked to.
 pub(crate) fn stop<G: GracePeriods>(shared: &Shared<G>, handle: JoinHandle<()>, wait: bool) {
-    // Release: pairs with the Acquire in `run`.
+    // Release: pairs with the Acquire in `work`.
     shared.stopping.store(true, Release);
     handle.thread().unpark();
     if wait {

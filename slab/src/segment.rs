@@ -105,6 +105,7 @@ static NUMBERS: [AtomicU64; 1024] = [const { AtomicU64::new(0) }; 1024];
 /// The lowest number that no mapped segment has; `u32::MAX`: there is none. Lock-free.
 fn take_number() -> u32 {
     for (i, word) in (0..).zip(&NUMBERS) {
+        // Relaxed: a guess, confirmed by the exchange.
         let mut bits = word.load(Relaxed);
         while bits != u64::MAX {
             let bit = bits.trailing_ones();
@@ -133,6 +134,7 @@ pub unsafe fn place(ptr: *mut u8) -> (usize, *mut u8, usize) {
     // SAFETY: by (1) its slab's descriptor lies in a mapped segment.
     let segment = Segment::of(unsafe { slab_of(ptr) });
     let base = std::ptr::from_ref(segment).addr();
+    // Relaxed: constant while the object is out.
     (segment.number.load(Relaxed) as usize, std::ptr::with_exposed_provenance_mut(base), ptr.addr() - base)
 }
 

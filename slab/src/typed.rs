@@ -222,7 +222,8 @@ impl<T> Cache<T> {
     }
 
     /// Ends the cache, if none of its objects is out: first everything of it that waits for a grace period anywhere is freed
-    /// (`kvfree_rcu_barrier_on_cache` before `kmem_cache_destroy`). Waits for grace periods, if something is pending; then it panics inside a section.
+    /// (`kvfree_rcu_barrier_on_cache` before `kmem_cache_destroy`). Waits for grace periods, if something is pending; then it panics inside a section
+    /// or a deferred function.
     /// Errors: objects are still out; the error names how many and hands the cache back. (Dropping the handle instead keeps the
     /// memory until the last object is freed.)
     pub fn destroy(self) -> Result<(), DestroyError<T>> {

@@ -95,7 +95,7 @@ fn waiting_inside_ones_own_section_panics() {
     assert!(engine.inside());
     assert_eq!(engine.try_wait_until(engine.start(), None), Err(InsideSection));
     let panic = catch_unwind(AssertUnwindSafe(|| engine.synchronize())).unwrap_err();
-    assert!(panic.downcast_ref::<String>().unwrap().contains("inside a read-side section"));
+    assert!(panic.downcast_ref::<String>().unwrap().contains("inside one's own read-side section"));
     // Another engine's section is none of its business.
     let other = EngineRef::private();
     assert_eq!(other.try_wait_until(other.start(), None), Ok(true));
