@@ -13,7 +13,7 @@
 use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use quietus::model::{Engine, Link, Object, StandIn, check, cpu, interrupt};
+use quietus::model::{Engine, Link, Object, StandIn, UnsafeCell, check, cpu, interrupt};
 
 fn explore(model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
@@ -79,6 +79,156 @@ fn cookie_before_detaching_is_found_sc() {
 #[should_panic]
 fn cookie_before_detaching_is_found_ipi() {
     block_model(StandIn::Ipi, true);
+}
+
+/// What may go wrong on a block's way round.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bug {
+    Nothing,
+    /// The cookie before the detaching.
+    CookieFirst,
+    /// The block goes to the reserve before its objects are freed.
+    BackTooSoon,
+    /// It is put there Relaxed.
+    PutRelaxed,
+    /// The commit that closes and publishes it is Relaxed.
+    CloseRelaxed,
+}
+
+/// One CPU's word, `open | filled | closed << 4`, its two blocks of one slot, and the reserve that has room for one.
+struct Round {
+    word: AtomicU64,
+    slots: [UnsafeCell<usize>; 3],
+    reserve: AtomicU64,
+    bug: Bug,
+}
+
+const FILLED: u64 = 4;
+
+// SAFETY: accesses to the slots are checked by loom; that is what they are for.
+unsafe impl Sync for Round {}
+// SAFETY: as above.
+unsafe impl Send for Round {}
+
+impl Round {
+    /// Stands for `collect_slow`: into the open block; a full one is closed, and published, by the commit that opens a fresh one. False:
+    /// the reserve is empty.
+    fn retire(&self, object: usize) -> bool {
+        loop {
+            let old = self.word.load(Acquire);
+            let open = old & 3;
+            if old & FILLED == 0 {
+                // SAFETY: the open block is its CPU's; loom fails the model if anybody else is at it.
+                self.slots[open as usize].with_mut(|slot| unsafe { *slot = object });
+                let order = if self.bug == Bug::CloseRelaxed { Relaxed } else { Release };
+                if self.word.compare_exchange(old, old | FILLED, order, Relaxed).is_ok() {
+                    return true;
+                }
+                continue;
+            }
+            let fresh = self.reserve.swap(0, Acquire);
+            if fresh == 0 || old >> 4 != 0 {
+                return false;
+            }
+            let order = if self.bug == Bug::CloseRelaxed { Relaxed } else { Release };
+            if self.word.compare_exchange(old, fresh | open << 4, order, Relaxed).is_err() {
+                return false;
+            }
+        }
+    }
+    /// Stands for `settle` and `reclaim`: detach, cookie, grace period, free, back to the reserve.
+    fn reclaim(&self, engine: &Engine, objects: &[std::sync::Arc<Object>; 3]) {
+        let early = (self.bug == Bug::CookieFirst).then(|| engine.start());
+        let old = self.word.load(Acquire);
+        let closed = old >> 4;
+        if closed == 0 || self.word.compare_exchange(old, old & 7, AcqRel, Relaxed).is_err() {
+            return;
+        }
+        let cookie = early.unwrap_or_else(|| engine.start());
+        if !engine.advance(cookie) {
+            return;
+        }
+        if self.bug == Bug::BackTooSoon {
+            self.reserve.store(closed, Release);
+        }
+        // SAFETY: the block is detached; loom fails the model if anybody else is at it.
+        objects[self.slots[closed as usize].with(|slot| unsafe { *slot })].free();
+        if self.bug != Bug::BackTooSoon {
+            self.reserve.store(closed, if self.bug == Bug::PutRelaxed { Relaxed } else { Release });
+        }
+    }
+}
+
+/// Close, detach, cookie, reclaim, back to the owner's reserve, opened again, beside a reader.
+fn round_model(stand_in: StandIn, bug: Bug) {
+    check(stand_in, 3, Some(2), move || {
+        let engine = Engine::new();
+        let objects = [Object::new(), Object::new(), Object::new()];
+        let link = Link::new(Some(&objects[0]));
+        let slots = [UnsafeCell::new(0), UnsafeCell::new(0), UnsafeCell::new(0)];
+        let region = Arc::new(Round { word: AtomicU64::new(1), slots, reserve: AtomicU64::new(2), bug });
+        let reader = {
+            let (slot, link) = (engine.slot(), link.clone());
+            thread::spawn(move || {
+                cpu(0, || {
+                    let guard = slot.enter();
+                    link.follow(&guard);
+                })
+            })
+        };
+        let retirer = {
+            let (region, link, new) = (region.clone(), link.clone(), objects[1].clone());
+            thread::spawn(move || {
+                cpu(1, || {
+                    link.publish(Some(&new));
+                    region.retire(0);
+                    interrupt();
+                    link.publish(None);
+                    region.retire(1);
+                    interrupt();
+                    region.retire(2);
+                })
+            })
+        };
+        cpu(2, || {
+            for _ in 0..2 {
+                thread::yield_now();
+                region.reclaim(&engine, &objects);
+            }
+        });
+        retirer.join().unwrap();
+        reader.join().unwrap();
+    });
+}
+
+#[test]
+fn a_block_goes_round() {
+    round_model(StandIn::Sc, Bug::Nothing);
+    round_model(StandIn::Ipi, Bug::Nothing);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn a_round_with_its_cookie_first_is_found() {
+    round_model(StandIn::Ipi, Bug::CookieFirst);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn a_block_back_too_soon_is_found() {
+    round_model(StandIn::Sc, Bug::BackTooSoon);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn a_block_put_back_relaxed_is_found() {
+    round_model(StandIn::Sc, Bug::PutRelaxed);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn a_block_closed_relaxed_is_found() {
+    round_model(StandIn::Sc, Bug::CloseRelaxed);
 }
 
 // ── R ──

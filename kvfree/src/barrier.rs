@@ -40,7 +40,7 @@ impl<G: GracePeriods> Shared<G> {
             if last_round || c.calls_run.get_acquire() == calls {
                 return; // nothing that we wait for has run and could have retired more
             }
-            if c.waiting_objects.get() == 0 && !self.any_open() {
+            if self.nothing_left() {
                 return;
             }
             // What has run, here or elsewhere, has retired no further calls: then one round more, for its memory. (Calls that
@@ -51,6 +51,18 @@ impl<G: GracePeriods> Shared<G> {
 }
 
 impl<G: GracePeriods> Shared<G> {
+    /// Is nothing retired, open, queued or running? Looked at in the order of the way: what others take goes from the words to the queue,
+    /// under the queue's lock, and is counted there. If a call has run meanwhile, what it has retired may be behind us: then no.
+    pub(crate) fn nothing_left(&self) -> bool {
+        // Acquire: pairs with the end of each call that is counted; it comes before its batch or its set counts as done.
+        let calls = self.counters.calls_run.get_acquire();
+        let nothing = !self.any_open() && {
+            let _queue = self.queue.lock();
+            self.counters.waiting_objects.get() == 0
+        };
+        nothing && self.counters.calls_run.get_acquire() == calls
+    }
+
     #[track_caller]
     fn assert_may_wait(&self) {
         assert!(!self.in_call(), "quietus: a barrier inside a deferred function or destructor would wait for itself");

@@ -408,7 +408,7 @@ impl<G: GracePeriods> Drop for Kvfree<G> {
         if can_wait {
             self.shared.barrier();
             // Only destructors can retire now: more generations than one barrier goes through.
-            while self.shared.counters.waiting_objects.get() > 0 || self.shared.any_open() {
+            while !self.shared.nothing_left() {
                 self.shared.barrier();
             }
         } else {

@@ -373,7 +373,7 @@ fn s4_12_destroying_a_cache_runs_its_barrier() {
     let held = cache.alloc([9; 8]);
     let error = cache.destroy().expect_err("an object is out");
     assert_eq!(error.live, 1);
-    assert!(error.to_string().contains("ending") && error.to_string().contains("1 object"), "{error}");
+    assert!(error.to_string().contains("ending") && error.to_string().contains("in use: 1"), "{error}");
     assert_eq!(*held, [9; 8]);
     let cache = error.cache;
     fill(&second, &cache, 50);

@@ -95,7 +95,7 @@ impl<G: GracePeriods> Sweeper<G> for Real<G> {
 /// Two retirers, a worker's sweep and a barrier's. What was retired before the barrier is free when it ends; nothing is lost; the
 /// retirer's last store to the object is before its free.
 fn nothing_is_lost<S: Sweeper<AtOnce>>(bug: Plant, make: impl Fn(AtOnce) -> S + Send + Sync + 'static) {
-    explore(StandIn::Sc, 0, 3, bug, move || {
+    explore(StandIn::Sc, 0, 2, bug, move || {
         let sweeper = Arc::new(make(AtOnce::new()));
         let other = {
             let sweeper = sweeper.clone();
