@@ -206,11 +206,12 @@ pub(crate) mod shared {
         pub(crate) fn is_abandoned(&self) -> bool {
             false
         }
-        pub(crate) fn run(&self, f: impl FnOnce()) {
+        pub(crate) fn run(&self, f: impl FnOnce()) -> bool {
             f();
         }
         pub(crate) fn report_taken_back(&self, cookie: Cookie, objects: u64) {
             panic!("grace period {} of {objects} objects was taken back", cookie.0);
         }
+        true
     }
 }
