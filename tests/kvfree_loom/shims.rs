@@ -208,10 +208,10 @@ pub(crate) mod shared {
         }
         pub(crate) fn run(&self, f: impl FnOnce()) -> bool {
             f();
+            true
         }
         pub(crate) fn report_taken_back(&self, cookie: Cookie, objects: u64) {
             panic!("grace period {} of {objects} objects was taken back", cookie.0);
         }
-        true
     }
 }
