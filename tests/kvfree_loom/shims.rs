@@ -203,9 +203,6 @@ pub(crate) mod shared {
         pub(crate) fn new(gp: G) -> Arc<Self> {
             Arc::new(Shared { gp, overflow: Overflow::new(), counters: Counters::default() })
         }
-        pub(crate) fn is_abandoned(&self) -> bool {
-            false
-        }
         pub(crate) fn run(&self, f: impl FnOnce()) -> bool {
             f();
             true
