@@ -7,6 +7,7 @@ use quietus::qsbr::{self, local};
 use quietus::{Qsbr, Rcu};
 use std::cell::Cell;
 use std::panic::catch_unwind;
+use std::sync::LazyLock;
 
 /// Each test on a thread of its own: the test harness may reuse its threads.
 fn on_a_thread(body: impl FnOnce() + Send) {
@@ -142,7 +143,8 @@ fn thread_locals_that_are_destroyed_may_read() {
         }
     }
     let _alone = QsbrGlobal::alone();
-    let cell: &'static Rcu<u64, Qsbr> = Box::leak(Box::new(Rcu::in_flavour(7)));
+    static CELL: LazyLock<Rcu<u64, Qsbr>> = LazyLock::new(|| Rcu::in_flavour(7));
+    let cell: &'static Rcu<u64, Qsbr> = &CELL;
     // A thread joins only after its thread-locals; a panic in their destructors would end the process.
     std::thread::spawn(move || {
         FIRST.with(|late| late.0.set(Some(cell)));
