@@ -6,7 +6,8 @@
 use crate::cache::Core;
 use crate::page::{self, BlockNo};
 use crate::segment::slab_of;
-use crate::{front, large};
+use crate::{array, front, large};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Fewer objects than this go to the CPU's blocks one by one: opening groups costs more.
 const FEW: usize = 256;
@@ -55,9 +56,15 @@ impl Drop for Groups {
 /// 1. Each pointer is null or an object of this allocator that nobody uses any more, and none is there twice.
 pub unsafe fn free_bulk(objects: &[*mut u8]) {
     if objects.len() < FEW {
+        let arrays = array::any();
         for &p in objects.iter().filter(|p| !p.is_null()) {
             // SAFETY: by (1).
-            unsafe { front::free(p) };
+            match unsafe { slab_of(p) }.cache().filter(|core| arrays && core.is_array()) {
+                // SAFETY: by (1).
+                Some(core) => unsafe { core.free_unparked(p) },
+                // SAFETY: by (1).
+                None => unsafe { front::free(p) },
+            }
         }
         return;
     }
@@ -66,6 +73,8 @@ pub unsafe fn free_bulk(objects: &[*mut u8]) {
         // SAFETY: by (1).
         let slab = unsafe { slab_of(p) };
         match slab.cache() {
+            // SAFETY: by (1).
+            Some(core) if slab.is_guest() => unsafe { core.free_unparked(p) },
             Some(core) => groups.add(core, p),
             // SAFETY: by (1); without a cache it is a large allocation.
             None => unsafe { large::free(slab) },
@@ -73,11 +82,13 @@ pub unsafe fn free_bulk(objects: &[*mut u8]) {
     }
 }
 
-/// Hands a block full of free objects **of one cache** back whole: the block becomes a sheaf of that cache's barn, and no
-/// object is touched. An empty block goes to the page supply.
+/// Hands a block full of free objects **of one lane** back: if that is the lane of their cache, and the cache is not chained, they are
+/// all of this cache, and the block becomes a sheaf of its barn; no object is touched. Else each goes to the cache that it is of
+/// by now. An empty block goes to the page supply.
 ///
 /// # Safety
-/// 1. The caller owns the block, and its objects, which belong to one cache.
+/// 1. The caller owns the block, and its objects, which all were of one cache when they were put in. That cache's id is the block's
+///    `lane`, if it was ever chained since.
 pub unsafe fn recycle(b: BlockNo) {
     if !b.is_some() {
         return;
@@ -88,16 +99,22 @@ pub unsafe fn recycle(b: BlockNo) {
     // SAFETY: by (1) the block holds an object.
     let slab = unsafe { slab_of(b.block().slot(0)) };
     b.block().become_sheaf();
+    // Relaxed: the block is ours.
+    let lane = b.block().lane.load(Relaxed);
     match slab.cache() {
+        Some(core) if u32::from(core.id()) != lane || core.parent().is_some() => scatter(b),
         Some(core) if b.block().len() * 2 >= core.block_capacity() => core.take_in(b),
         Some(core) => {
             b.block().set_capacity(core.block_capacity().max(b.block().len()));
             core.take_in_loose(b);
         }
-        None => {
-            // SAFETY: by (1); large allocations do not share a block with others.
-            unsafe { free_bulk(b.block().pointers()) };
-            page::put_page(b);
-        }
+        None => scatter(b),
     }
+}
+
+/// Frees the objects of a sheaf, each to its own cache.
+fn scatter(b: BlockNo) {
+    // SAFETY: by the contract of `recycle` the block and the objects are the caller's.
+    unsafe { free_bulk(b.block().pointers()) };
+    page::put_page(b);
 }

@@ -38,6 +38,8 @@ pub(crate) unsafe fn free(p: *mut u8) {
 unsafe fn free_slow(slab: &'static Slab, p: *mut u8) {
     match slab.cache() {
         // SAFETY: by (1).
+        Some(core) if slab.is_guest() => unsafe { core.free_unparked(p) },
+        // SAFETY: by (1).
         Some(core) => unsafe { core.free_slow(p) },
         // SAFETY: by (1); without a cache it is a large allocation.
         None => unsafe { large::free(slab) },

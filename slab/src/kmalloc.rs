@@ -94,10 +94,12 @@ fn make(class: usize) -> Result<&'static Core, AllocError> {
         cap: None,
         // Relaxed: a setting, read when a class is made.
         poison: POISONED.load(Relaxed),
+        array: false,
         mixed: STRIDES[class] <= MIXED_MOST,
         typed: false,
         drop: None,
         source: None,
+        account: None,
     })?;
     // Release: pairs with the Acquire in `cache`.
     CACHES[class].store(std::ptr::from_ref(core).cast_mut(), Release);

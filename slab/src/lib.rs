@@ -24,13 +24,14 @@
 // `cache`'s core by name, and `rseq` where `percpu` puts things):
 //
 // `os`, `cpu` (the machine) → `lock`, `stats` → `source` ([`PageSource`]) → `page` (blocks: pages of pointers) → `rseq`, `percpu` (a word
-// per CPU) → `slab`, `segment` (bitmaps; address → slab) → `node` (barn, partial slabs) → `hook`, `orphan`, `cache` (slow paths) → `report` → `large` → `front`
-// (fast paths) → `bulk` → `size_class`, `kmalloc`, `slab_box`, `typed` (the doors).
+// per CPU) → `slab`, `segment` (bitmaps; address → slab) → `node` (barn, partial slabs) → `hook`, `orphan` → `order`, `process`, `work` (long locks, threads) → `cache` (slow paths), `life`, `flush`, `chain`, `hotplug` → `report` → `large` → `front`
+// (fast paths) → `bulk` → `size_class`, `kmalloc`, `slab_box`, `typed` (the doors), `end`, `array`, `sheaf`.
 mod os;
 mod cpu;
 mod lock;
 mod stats;
 mod source;
+mod account;
 mod page;
 #[cfg_attr(
     not(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu", not(quietus_portable))),
@@ -43,7 +44,14 @@ mod segment;
 mod node;
 mod hook;
 mod orphan;
+mod order;
+mod process;
+mod work;
 mod cache;
+mod life;
+mod flush;
+mod chain;
+mod hotplug;
 mod report;
 mod large;
 mod front;
@@ -52,21 +60,31 @@ mod size_class;
 mod kmalloc;
 mod slab_box;
 mod typed;
+mod end;
+mod array;
+mod sheaf;
 
+pub use account::Account;
+pub use array::PrefillError;
 pub use bulk::free_bulk;
 pub use cache::POISON;
 pub use cpu::{Topology, topology};
+pub use end::{ChainError, DestroyError, Unchainable};
+pub use flush::shrink_all;
+pub use hotplug::{cpu_down, cpu_up};
 pub use kmalloc::{alloc, alloc_bulk, free, set_poison, shrink, usable_size};
 pub use page::{PageStats, page_stats};
 pub use percpu::rseq_report;
 pub use report::all_stats;
 pub use segment::SLAB_BYTES;
+pub use sheaf::Sheaf;
 pub use slab_box::SlabBox;
 #[cfg(all(target_os = "linux", not(quietus_portable)))]
 pub use source::MmapSource;
 pub use source::{FailingSource, HeapSource, PageSource};
 pub use stats::CacheStats;
-pub use typed::{BuildError, Cache, CacheBuilder, DestroyError};
+pub use typed::{BuildError, Cache, CacheBuilder};
+pub use work::{WorkStats, work_stats, workers};
 
 /// Memory could not be had: the page source failed, or the layout cannot be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +113,8 @@ pub mod raw {
         try_page,
     };
     pub use crate::percpu::{Site, Stopped, Word, all_sites, pack, regions, sites, stop, unpack};
+    pub use crate::report::cores_in_use;
     pub use crate::segment::{GRANULE, SEGMENT, place};
     pub use crate::slab::{LARGE_LANE, Slab, drop_value};
+    pub use crate::work::{refuse_workers, settle};
 }

@@ -6,13 +6,14 @@
 //! # Ordering
 //! That of the mutex. The mark is one thread's own word; the compiler fences keep it outside the lock as a handler sees it.
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{
     AtomicU32,
     Ordering::{Relaxed, SeqCst},
     compiler_fence,
 };
+use std::time::Duration;
 
 thread_local! {
     /// Locks of the allocator that this thread holds or waits for.
@@ -78,5 +79,27 @@ impl<T> Drop for Held<'_, T> {
     fn drop(&mut self) {
         self.0 = None;
         mark(-1);
+    }
+}
+
+/// What threads wait for that hold a [`Lock`], which they give up meanwhile. (They stay marked: they have it again before they go on.)
+#[derive(Debug, Default)]
+pub(crate) struct Signal(Condvar);
+
+impl Signal {
+    pub(crate) const fn new() -> Self {
+        Signal(Condvar::new())
+    }
+    /// Waits for the signal; may return without one.
+    pub(crate) fn wait<T>(&self, held: &mut Held<'_, T>) {
+        self.0.wait(held.0.as_mut().expect("held"));
+    }
+    /// The same, for a time. True: it has passed.
+    pub(crate) fn wait_for<T>(&self, held: &mut Held<'_, T>, time: Duration) -> bool {
+        self.0.wait_for(held.0.as_mut().expect("held"), time).timed_out()
+    }
+    /// Wakes all who wait; costs nothing if nobody does.
+    pub(crate) fn all(&self) {
+        self.0.notify_all();
     }
 }

@@ -1,6 +1,6 @@
 //! Objects freed by a signal handler that interrupted the allocator: kept until a slow path comes by that may lock.
 //!
-//! Handed to by [`cache`](crate::cache)'s slow paths, which also hand the objects on. Pair N of the stack.
+//! Handed to by [`cache`](crate::cache)'s slow paths, which also hand the objects on, as flushes do. Pair N of the stack.
 
 use crate::page::{self, Stack};
 use crate::segment::slab_of;

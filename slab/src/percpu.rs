@@ -307,6 +307,12 @@ pub fn sites() -> impl Iterator<Item = Site> {
     own.into_iter().chain((0..slots.min(8)).map(move |k| Site(a.cpus + (cpu::current() + k) % slots)))
 }
 
+/// The region that a CPU's threads work in first.
+pub(crate) fn site_of(cpu: u32) -> Option<Site> {
+    let a = area();
+    (cpu < if a.cpus > 0 { a.cpus } else { a.regions }).then_some(Site(cpu))
+}
+
 /// Every region there is.
 pub fn all_sites() -> impl Iterator<Item = Site> {
     (0..area().regions).map(Site)
@@ -316,6 +322,16 @@ impl Site {
     /// The number of the region.
     pub fn index(self) -> u32 {
         self.0
+    }
+    /// The region with this number.
+    pub(crate) fn from_index(n: u32) -> Site {
+        debug_assert!(n < area().regions);
+        Site(n)
+    }
+    /// The CPU whose threads work here first; `None`: a slot for strays.
+    pub(crate) fn cpu(self) -> Option<u32> {
+        let a = area();
+        (a.cpus == 0 || self.0 < a.cpus).then_some(self.0)
     }
 }
 

@@ -210,12 +210,13 @@ impl Pool {
         unsafe { &*segment.slab(index) }
     }
 
-    /// Takes a slab back. Its pages stay backed until [`purge`](Self::purge).
-    pub(crate) fn put_slab(&'static self, slab: &'static Slab) {
+    /// Gives a slab back to its pool. Its pages stay backed until [`purge`](Self::purge).
+    pub(crate) fn put_slab(slab: &'static Slab) {
         let segment = Segment::of(slab);
-        debug_assert!(std::ptr::eq(segment.pool.load(Relaxed), self));
+        // SAFETY: pools live for ever.
+        let pool = unsafe { &*segment.pool.load(Relaxed) };
         let index = (std::ptr::from_ref(slab).addr() & (SEGMENT - 1)).saturating_sub(DESCRIPTORS) / size_of::<Slab>();
-        let _state = self.state.lock();
+        let _state = pool.state.lock();
         let free = segment.free.load(Relaxed);
         debug_assert_eq!(free & 1 << index, 0, "slab given back twice");
         segment.free.store(free | 1 << index, Relaxed);

@@ -5,16 +5,20 @@
 //!
 //! # Ordering
 //! Relaxed throughout: under the node's lock, or constant while the slab holds objects that are out (the hot line), which reach
-//! other threads in ways that synchronise.
+//! other threads in ways that synchronise. The exception is a slab that is handed over to another cache
+//! ([`hand_over`](Slab::hand_over)): its cache is stored last, with Release, and read first, with Acquire.
 //!
 //! # Layout
-//! The first cache line is what a free or a retire reads, and constant while the slab holds objects. Free objects are set bits of
+//! The first cache line is what a free or a retire reads, and constant while the slab holds objects, unless their cache is chained. Free objects are set bits of
 //! a bitmap: it works with constructed objects, survives a use after free, and shows a double free.
 
 use crate::cache::Core;
 use crate::page::WEIGHT_UNIT;
 use crate::segment::{SLAB_BYTES, start_of};
-use std::sync::atomic::{AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicPtr, AtomicU16, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 pub(crate) const BITMAP_WORDS: usize = 64;
 
@@ -42,7 +46,9 @@ pub struct Slab {
     drop: AtomicPtr<()>,
     /// The cache's id if it is a typed one; else 0.
     typed: AtomicU16,
-    pad: [AtomicU16; 3],
+    /// The id of the cache that handed the slab over when it was chained, the first if there were several; 0: none did.
+    origin: AtomicU16,
+    pad: [AtomicU16; 2],
     bits: [AtomicU64; BITMAP_WORDS],
 }
 
@@ -64,6 +70,7 @@ impl Slab {
         self.lane.store(cache.lane(), Relaxed);
         self.typed.store(cache.typed(), Relaxed);
         self.drop.store(cache.dropper(), Relaxed);
+        self.origin.store(0, Relaxed);
         self.cache.store(std::ptr::from_ref(cache).cast_mut(), Relaxed);
         self.prev.store(std::ptr::null_mut(), Relaxed);
         self.next.store(std::ptr::null_mut(), Relaxed);
@@ -71,6 +78,40 @@ impl Slab {
             let left = usize::from(objects).saturating_sub(i * 64);
             word.store(if left >= 64 { u64::MAX } else { (1u64 << left) - 1 }, Relaxed);
         }
+    }
+
+    /// Gives the slab, in which there may be objects, from a chained cache to its parent, whose objects are as large. Both nodes' locks
+    /// held. True: `from` has to stay, as [`origin`](Self::origin).
+    ///
+    /// Objects of both types share the slab if the same function drops them. Else it is a *guest*: its objects are retired and freed as
+    /// what they are, none is parked or allocated, and the slab goes when the last is free.
+    ///
+    /// Threads that free or retire an object of `from` may have read something of this before. The former word stays dead, and the
+    /// former id and lane unused, as long as `from` stays. The function that drops a value never changes.
+    pub(crate) fn hand_over(&self, from: &'static Core, to: &'static Core) -> bool {
+        if self.dropper() == to.dropper() {
+            self.lane.store(to.lane(), Relaxed);
+            self.typed.store(to.typed(), Relaxed);
+            self.word.store(to.word().get(), Relaxed);
+        } else {
+            self.word.store(crate::percpu::Word::NONE.get(), Relaxed);
+        }
+        // Release: pairs with `cache`: whoever sees the new one sees whether the slab is its guest.
+        self.cache.store(std::ptr::from_ref(to).cast_mut(), Release);
+        let first = self.origin() == 0;
+        if first {
+            self.origin.store(from.id(), Relaxed);
+        }
+        first
+    }
+
+    /// The id of the cache that is kept for this slab; 0: none.
+    pub(crate) fn origin(&self) -> u16 {
+        self.origin.load(Relaxed)
+    }
+    /// Are its objects of another type than those of its cache? To be asked after [`cache`](Self::cache).
+    pub(crate) fn is_guest(&self) -> bool {
+        self.word() == crate::percpu::Word::NONE.get()
     }
 
     /// Makes this the descriptor of one large object.
@@ -86,8 +127,9 @@ impl Slab {
     /// The cache; `None` for a large allocation.
     #[inline]
     pub(crate) fn cache(&self) -> Option<&'static Core> {
+        // Acquire: pairs with `hand_over`.
         // SAFETY: cache cores live for ever (their memory is reused for other caches only).
-        unsafe { self.cache.load(Relaxed).as_ref() }
+        unsafe { self.cache.load(Acquire).as_ref() }
     }
     /// Per-CPU word of the cache.
     #[inline(always)]

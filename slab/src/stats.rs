@@ -7,13 +7,38 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub(crate) struct Count(AtomicU64);
 
 impl Count {
+    pub(crate) const fn new() -> Self {
+        Count(AtomicU64::new(0))
+    }
     pub(crate) fn add(&self, n: u64) {
         self.0.fetch_add(n, Relaxed);
     }
-    fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
+
+/// A set of statistics of the whole process, and the plain struct that shows it.
+macro_rules! counts {
+    ($(#[$doc:meta])* pub struct $stats:ident, static $all:ident: $counts:ident { $($(#[$of:meta])* $name:ident,)* }) => {
+        struct $counts {
+            $($name: $crate::stats::Count,)*
+        }
+        static $all: $counts = $counts { $($name: $crate::stats::Count::new(),)* };
+        impl $counts {
+            fn read(&self) -> $stats {
+                $stats { $($name: self.$name.get(),)* }
+            }
+        }
+        $(#[$doc])*
+        #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct $stats {
+            $($(#[$of])* pub $name: u64,)*
+        }
+    };
+}
+pub(crate) use counts;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -71,8 +96,10 @@ counters! {
     refill,
     /// Blocks emptied into slabs.
     flush,
-    /// CPUs whose blocks were taken back by a flush.
+    /// CPUs whose blocks were taken back by a flush: those that held something.
     cpu_flush,
+    /// Frees that found their cache chained, and moved a slab to this one.
+    cpu_chained_free,
     /// Slabs taken from the page source's pool.
     slabs_taken,
     /// Slabs given back to it.

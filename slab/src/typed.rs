@@ -2,6 +2,7 @@
 //!
 //! Handed to by users; hands to [`front`](crate::front) and [`cache`](crate::cache).
 
+use crate::account::Account;
 use crate::cache::{Core, LEAST, MOST, Recipe};
 use crate::page::{SLOTS, WEIGHT_UNIT};
 use crate::percpu::Word;
@@ -9,7 +10,7 @@ use crate::slab::drop_value;
 use crate::slab_box::SlabBox;
 use crate::source::PageSource;
 use crate::stats::CacheStats;
-use crate::{AllocError, bulk, front, hook};
+use crate::{AllocError, bulk, front, lock};
 use std::alloc::{Layout, handle_alloc_error};
 use std::fmt;
 use std::marker::PhantomData;
@@ -33,7 +34,7 @@ use std::ptr::NonNull;
 /// }
 /// ```
 pub struct Cache<T> {
-    core: &'static Core,
+    pub(crate) core: &'static Core,
     word: Word,
     lane: u16,
     _invariant: PhantomData<fn(T) -> T>,
@@ -74,8 +75,10 @@ impl std::error::Error for BuildError {}
 pub struct CacheBuilder<T> {
     name: &'static str,
     cap: Option<u32>,
+    array: bool,
     poison: bool,
     source: Option<&'static dyn PageSource>,
+    account: Option<&'static dyn Account>,
     _type: PhantomData<fn(T) -> T>,
 }
 
@@ -83,6 +86,15 @@ impl<T> CacheBuilder<T> {
     /// Objects in a block, 1 to 504. Default: as many as make 32 KiB, at least 2.
     pub fn block_capacity(mut self, n: u32) -> Self {
         self.cap = Some(n);
+        self
+    }
+    /// Gives each CPU an array of `n` objects, 1 to 504, instead of blocks that come and go (`SLAB_NO_MERGE` and
+    /// `kmem_cache_setup_percpu_array`): only single frees and [`prefill_array`](Cache::prefill_array) fill it, only single
+    /// allocations empty it, and where it is empty or full the slabs serve one object at a time. For caches that need to know what a
+    /// CPU holds. No cache is ever merged with another.
+    pub fn array(mut self, n: u32) -> Self {
+        self.cap = Some(n);
+        self.array = true;
         self
     }
     /// Where its slabs come from. Default: `mmap` on Linux, the system allocator elsewhere.
@@ -93,6 +105,11 @@ impl<T> CacheBuilder<T> {
     /// Fills freed objects with [`POISON`](crate::POISON). Such a cache has no per-CPU blocks, so no fast path carries a test.
     pub fn poison(mut self, yes: bool) -> Self {
         self.poison = yes;
+        self
+    }
+    /// Who pays for its slabs.
+    pub fn account(mut self, account: &'static dyn Account) -> Self {
+        self.account = Some(account);
         self
     }
     /// Makes the cache. Takes no memory yet.
@@ -111,10 +128,12 @@ impl<T> CacheBuilder<T> {
             stride: stride as u32,
             cap: self.cap,
             poison: self.poison,
+            array: self.array,
             mixed: false,
             typed: true,
             drop: std::mem::needs_drop::<T>().then_some(drop_value::<T> as unsafe fn(*mut u8)),
             source: self.source,
+            account: self.account,
         };
         let core = Core::create(&recipe).map_err(|AllocError| BuildError::TooMany)?;
         Ok(Cache { core, word: core.word(), lane: core.id(), _invariant: PhantomData })
@@ -138,7 +157,7 @@ impl<T> Cache<T> {
 
     /// Settings for a cache; see [`CacheBuilder`].
     pub fn builder(name: &'static str) -> CacheBuilder<T> {
-        CacheBuilder { name, cap: None, poison: false, source: None, _type: PhantomData }
+        CacheBuilder { name, cap: None, array: false, poison: false, source: None, account: None, _type: PhantomData }
     }
 
     /// Moves a value into an object of the cache. Aborts through [`handle_alloc_error`] when memory is out.
@@ -166,6 +185,12 @@ impl<T> Cache<T> {
         NonNull::new(front::alloc(self.core, self.word).cast())
     }
 
+    /// Bulk allocations leave arrays alone.
+    fn place_past_array(&self) -> Option<NonNull<T>> {
+        let p = if lock::held() { None } else { self.core.alloc_direct() };
+        p.and_then(NonNull::new).map(NonNull::cast)
+    }
+
     /// Moves values into objects of the cache until one of both runs out. Returns how many were added to `out`; the value that
     /// found no memory comes back in the error.
     pub fn alloc_bulk(
@@ -175,7 +200,12 @@ impl<T> Cache<T> {
     ) -> Result<usize, (T, AllocError)> {
         let before = out.len();
         for value in values {
-            out.push(self.try_alloc(value)?);
+            let place = if self.core.is_array() { self.place_past_array() } else { self.place() };
+            match place {
+                // SAFETY: as in `alloc`.
+                Some(p) => out.push(unsafe { SlabBox::emplace(p, value) }),
+                None => return Err((value, AllocError)),
+            }
         }
         Ok(out.len() - before)
     }
@@ -221,20 +251,6 @@ impl<T> Cache<T> {
         self.core.flush()
     }
 
-    /// Ends the cache, if none of its objects is out: first everything of it that waits for a grace period anywhere is freed
-    /// (`kvfree_rcu_barrier_on_cache` before `kmem_cache_destroy`). Waits for grace periods, if something is pending; then it panics inside a section
-    /// or a deferred function.
-    /// Errors: objects are still out; the error names how many and hands the cache back. (Dropping the handle instead keeps the
-    /// memory until the last object is freed.)
-    pub fn destroy(self) -> Result<(), DestroyError<T>> {
-        hook::destroy(self.core.id());
-        self.core.flush();
-        match self.core.stats().live {
-            0 => Ok(()),
-            live => Err(DestroyError { cache: self, live }),
-        }
-    }
-
     /// Lane and weight of the objects, for `quietus-kvfree`. Objects of this lane are dropped there if `T` needs it.
     #[doc(hidden)]
     #[inline(always)]
@@ -247,28 +263,6 @@ impl<T> Cache<T> {
         self.core.stats()
     }
 }
-
-/// A cache that could not be destroyed, because objects of it are out.
-pub struct DestroyError<T> {
-    /// The cache, as it was.
-    pub cache: Cache<T>,
-    /// Objects that are out.
-    pub live: u64,
-}
-
-impl<T> fmt::Display for DestroyError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cache {} cannot be destroyed: objects in use: {}", self.cache.core.name(), self.live)
-    }
-}
-
-impl<T> fmt::Debug for DestroyError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl<T> std::error::Error for DestroyError<T> {}
 
 impl<T> Drop for Cache<T> {
     fn drop(&mut self) {
