@@ -40,6 +40,19 @@ for flavor in memb qsbr epoch crossbeam; do
     grep -q 'time of a call' "$work/latency.svg"
 done
 
+# The verdict of a torture is its last line, and in the JSON.
+for flavor in memb qsbr epoch; do
+    "$quietus" torture --flavor "$flavor" --seconds 3 --faults churn,signals,pages,affinity,norseq --json "$work/torture.json" |
+        tee "$work/torture"
+    [ "$(tail -n 1 "$work/torture")" = "End of test: SUCCESS" ]
+    has "$work/torture.json" flavor readers writers seconds seed faults counts doors pipe circulation failures verdict
+    grep -q '"verdict": "SUCCESS"' "$work/torture.json"
+done
+"$quietus" top --seconds 1 > "$work/top"
+for line in sections pending reserve fallbacks 'grace periods' membarriers worker resident; do
+    grep -q "^$line " "$work/top" || { echo "no $line in:"; cat "$work/top"; exit 1; }
+done
+
 refuses() {
     local code=0 lines
     "$quietus" "$@" > "$work/stdout" 2> "$work/stderr" || code=$?
@@ -69,6 +82,13 @@ refuses latency --seconds x
 refuses latency --mode cache
 refuses latency --json "$work/none/out.json"
 refuses latency --plot "$work/none/out.svg"
+refuses torture --flavor crossbeam
+refuses torture --faults churn,nonsense
+refuses torture --seed -1
+refuses torture --mode box
+refuses torture --json "$work/none/out.json"
+refuses top --interval 0
+refuses top --readers 2
 QUIETUS_RSEQ=perhaps refuses env
 
 # Broken on purpose: every grace period is over at once. The verification must say so.
@@ -84,4 +104,8 @@ caught() {
 }
 caught index --seconds 3 --reclaimer quietus .
 caught latency --seconds 3
+for flavor in memb qsbr epoch; do
+    caught torture --flavor "$flavor" --seconds 3 | tee "$work/torture"
+    [ "$(tail -n 1 "$work/torture")" = "End of test: FAILURE" ]
+done
 echo "a build without grace periods is caught: exit code 1"

@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn each_mistake_in_one_line() {
-        let cases: [(&[&str], &str); 23] = [
+        let cases: [(&[&str], &str); 29] = [
             (&["--readers", "x"], "--readers 'x' is not a number; allowed: 1 to 1024"),
             (&["--readers", "1.5"], "--readers '1.5' is not a whole number; allowed: 1 to 1024"),
             (&["--readers"], "--readers needs a value; allowed: 1 to 1024"),
@@ -110,6 +110,18 @@ mod tests {
             (&["latency", "--seconds", "0"], "--seconds '0' is out of range; allowed: 0.1 to 3600"),
             (&["latency", "--plot"], "--plot needs a value; allowed: the name of a file"),
             (&["latency", "--loops", "2"], "latency takes no '--loops'; allowed: --flavor, --readers, --seconds"),
+            (&["torture", "--flavor", "crossbeam"], "--flavor 'crossbeam' is unknown; allowed: memb, qsbr, epoch"),
+            (
+                &["torture", "--faults", "churn,rain"],
+                "--faults 'rain' is unknown; allowed: churn, oversubscription, affinity, signals, pages, norseq, nomembarrier, fork, all, none",
+            ),
+            (&["torture", "--seed", "-1"], "--seed '-1' is out of range; allowed: 0 to 18446744073709551615"),
+            (
+                &["torture", "--plot", "x"],
+                "torture takes no '--plot'; allowed: --flavor, --seconds, --readers, --writers",
+            ),
+            (&["top", "--interval", "0"], "--interval '0' is out of range; allowed: 0.1 to 3600"),
+            (&["top", "--readers", "2"], "top takes no '--readers'; allowed: --interval, --seconds, --help, --version"),
             (&["index", "--threads", "2"], "unknown option '--threads'; allowed: --reclaimer, --readers"),
             (&["--frobnicate"], "unknown option '--frobnicate'; allowed: --reclaimer, --readers"),
         ];

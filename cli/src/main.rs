@@ -2,21 +2,25 @@
 //!
 //! In the order things happen: `alloc` (before `main`), `args` and `complaint` (what was asked for), `text` (what is
 //! indexed), then `parent`, which starts a process per `run`, each with an `index` over one `reclaimer`. `scale` measures
-//! retiring, `latency` waiting; `environment` only looks. Both have a `crew`. What any of it says goes through `numbers`, `picture`, `sink`
-//! and `output`.
+//! retiring, `latency` waiting, and `torture` tries to break either; `top` and `environment` only look. Who has threads has a `crew`, who has
+//! processes a `child`. What any of it says goes through `numbers`, `picture`, `sink` and `output`.
 
 mod alloc;
 mod args;
 mod complaint;
 mod text;
+mod child;
 mod parent;
 mod run;
 mod index;
 mod reclaimer;
 mod scale;
 mod latency;
+mod torture;
+mod top;
 mod environment;
 mod crew;
+mod cpu;
 mod timing;
 mod numbers;
 mod picture;
@@ -56,7 +60,10 @@ fn obey() -> Result<ExitCode, Trouble> {
         Some(Command::Index(args)) => parent::index(&args),
         Some(Command::Scale(args)) => scale::scale(&args),
         Some(Command::Latency(args)) => latency::latency(&args),
+        Some(Command::Torture(args)) => torture::torture(&args),
+        Some(Command::Top(args)) => top::top(&args),
         Some(Command::Env) => output::print(&environment::describe()).map(|()| ExitCode::SUCCESS),
         Some(Command::Run) => Ok(run::child().map(|()| ExitCode::SUCCESS)?),
+        Some(Command::Leg) => Ok(torture::child().map(|()| ExitCode::SUCCESS)?),
     }
 }

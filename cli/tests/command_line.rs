@@ -57,7 +57,7 @@ fn refused(output: &Output, parts: &[&str]) {
 
 #[test]
 fn mistakes_are_refused_in_one_line() {
-    let cases: [(&[&str], &[&str]); 16] = [
+    let cases: [(&[&str], &[&str]); 18] = [
         (&["index", "/nonexistent"], &["'/nonexistent'"]),
         (&["/nonexistent"], &["'/nonexistent'"]),
         (
@@ -76,6 +76,11 @@ fn mistakes_are_refused_in_one_line() {
         (&["latency", "--flavor", "gc"], &["'gc'", "memb, qsbr, epoch, crossbeam"]),
         (&["latency", "--plot", "-"], &["--plot '-'", "the name of a file"]),
         (&["latency", "--size", "1"], &["latency takes no '--size'", "--flavor, --readers, --seconds, --json, --plot"]),
+        (&["torture", "--faults", "rain"], &["--faults 'rain' is unknown", "churn, oversubscription, affinity"]),
+        (
+            &["torture", "--mode", "box"],
+            &["torture takes no '--mode'", "--flavor, --seconds, --readers, --writers, --seed"],
+        ),
         (&["env", "--readers", "2"], &["env takes no '--readers'"]),
     ];
     for (arguments, parts) in cases {
@@ -93,6 +98,7 @@ fn a_file_that_cannot_be_written_is_refused_before_the_run() {
         &["scale", "--json", &file],
         &["latency", "--json", &file],
         &["latency", "--plot", &file],
+        &["torture", "--json", &file],
     ];
     for arguments in commands {
         refused(&quietus(arguments).output().expect("started"), &[arguments[1], &file]);
@@ -127,6 +133,69 @@ fn json_on_standard_output_moves_the_table() {
     let figures: Value = serde_json::from_str(&figures).expect("nothing but JSON");
     assert_eq!(figures[0]["reclaimer"], "crossbeam");
     assert!(said.contains("peak RSS") && said.contains("Medians of the rounds"), "{said}");
+}
+
+/// The verdict is the last line, and the JSON has it too; the same seed is said again.
+#[test]
+fn torture_ends_with_a_verdict() {
+    let scratch = Scratch::new("torture");
+    for flavor in ["memb", "qsbr", "epoch"] {
+        let json = scratch.path("torture.json");
+        let asked =
+            ["torture", "--flavor", flavor, "--seconds", "1", "--seed", "7", "--faults", "churn", "--json", &json];
+        let output = quietus(&asked).output().expect("started");
+        let (said, remarks) = (text(&output.stdout), text(&output.stderr));
+        let figures: Value = serde_json::from_str(&fs::read_to_string(&json).expect("written")).expect("JSON");
+        assert_eq!((&figures["flavor"], &figures["seed"]), (&flavor.into(), &7.into()));
+        assert!(remarks.contains("seed 7, faults: churn\n"), "{remarks}");
+        assert_eq!(said.lines().last(), Some("End of test: SUCCESS"), "{said}{remarks}");
+        assert_eq!((output.status.code(), &figures["verdict"]), (Some(0), &"SUCCESS".into()), "{said}{remarks}");
+        assert!(figures["counts"]["sections"].as_u64() > Some(0), "{figures}");
+        assert!(figures["counts"]["threads come and gone"].as_u64() > Some(0), "{figures}");
+    }
+}
+
+/// Where there is no terminal, one report at the end.
+#[test]
+fn top_reports_once() {
+    let output = quietus(&["top", "--seconds", "0.3", "--interval", "0.1"]).output().expect("started");
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for name in
+        ["time", "retired", "freed", "pending", "reserve", "fallbacks", "grace periods", "membarriers", "resident"]
+    {
+        let lines =
+            said.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with("  "))).count();
+        assert_eq!(lines, 1, "{name} in:\n{said}");
+    }
+    assert!(!said.contains('\x1b'), "{said}");
+}
+
+/// A leg that dies is a failure, with the same last line.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_torture_whose_process_dies_has_failed() {
+    use std::thread;
+    use std::time::Duration;
+
+    let torture = quietus(&["torture", "--seconds", "60"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("started");
+    let children = format!("/proc/{0}/task/{0}/children", torture.id());
+    let leg = loop {
+        match fs::read_to_string(&children).map(|list| list.trim().to_owned()) {
+            Ok(leg) if !leg.is_empty() => break leg,
+            _ => thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    let killed = Command::new("kill").args(["-9", &leg]).status().expect("there is a kill");
+    assert!(killed.success());
+    let output = torture.wait_with_output().expect("ended");
+    let said = text(&output.stdout);
+    assert_eq!((output.status.code(), said.lines().last()), (Some(1), Some("End of test: FAILURE")), "{said}");
+    assert!(said.contains("the process of the run died: signal: 9"), "{said}");
 }
 
 /// Standard error when standard output, or the file, is a full device: exit code 1 and one line at the end.

@@ -6,16 +6,22 @@ mod values;
 mod index;
 mod scale;
 mod latency;
+mod torture;
+mod top;
 
 pub(crate) use index::IndexArgs;
 pub(crate) use latency::{FlavourName, LatencyArgs};
 pub(crate) use scale::{ModeName, ScaleArgs};
+pub(crate) use top::TopArgs;
+pub(crate) use torture::{Fault, TortureArgs, TortureFlavour};
 pub(crate) use values::allowed;
 
 use clap::{Parser, Subcommand};
 
 /// The command by which the program starts itself for one run.
 pub(crate) const HIDDEN_RUN: &str = "__run";
+/// The same for a leg of `torture`.
+pub(crate) const HIDDEN_LEG: &str = "__leg";
 
 const ABOUT: &str = "Live code search over a lock-free map, to see what reclamation costs";
 
@@ -27,7 +33,7 @@ files it stands in) and re-indexes it, file by file, while other threads query i
 freed while somebody may still be reading it: by quietus, by crossbeam-epoch, seize or sdd, or not at all. Every query
 checks what it reads; the index is compared at the end with one that a single thread built.
 
-`quietus scale` measures retiring alone, `quietus latency` waiting alone.";
+`quietus scale` measures retiring alone, `quietus latency` waiting alone; `quietus torture` tries to break both.";
 
 /// How long `index` takes; `parent::rounds` checks these numbers.
 pub(crate) const TIME: &str = "\
@@ -41,6 +47,14 @@ Environment: QUIETUS_RSEQ and QUIETUS_MEMBARRIER (on, off, auto) choose what the
 
 fn after_index() -> String {
     format!("{TIME}\n{AFTER}")
+}
+
+const TORTURE: &str = "\
+The last line is 'End of test: SUCCESS' or 'End of test: FAILURE'; what failed stands above it. --seed makes the same choices
+again, not the same schedule. norseq and nomembarrier run in processes of their own, which share the time.";
+
+fn after_torture() -> String {
+    format!("{TORTURE}\n{AFTER}")
 }
 
 /// The whole command line.
@@ -68,12 +82,21 @@ pub(crate) enum Command {
     /// Measure how long synchronize takes beside busy readers
     #[command(after_help = AFTER)]
     Latency(LatencyArgs),
+    /// Try to break it: the kernel's rcutorture, and every way of retiring, with faults
+    #[command(after_help = after_torture())]
+    Torture(TortureArgs),
+    /// Watch a domain at work: what is pending, rates, reserve, fallbacks, grace periods, memory
+    #[command(after_help = AFTER)]
+    Top(TopArgs),
     /// Show what was detected on this machine: rseq, membarrier, processors, nodes, sizes, limits
     #[command(after_help = AFTER)]
     Env,
     /// One run, as told on standard input.
     #[command(name = HIDDEN_RUN, hide = true)]
     Run,
+    /// One leg of `torture`, as told on standard input.
+    #[command(name = HIDDEN_LEG, hide = true)]
+    Leg,
 }
 
 #[cfg(test)]

@@ -18,16 +18,18 @@ const THREADS: &str = "1 to 1024";
 const SECONDS: &str = "0.1 to 3600";
 const FILES: &str = "1 to 100000";
 const REPEATS: &str = "1 to 1000000";
+const SEEDS: &str = "0 to 18446744073709551615";
 const SIZES: &str = "16, 32, 64, 128, 256, 512, 1024, 2048, 4096";
 
 /// What an option takes, for whoever gave it something else. Where the values have names, clap lists them.
 pub(crate) fn allowed(option: &str) -> Option<&'static str> {
     match option {
         "--readers" | "--writers" | "--threads" => Some(THREADS),
-        "--seconds" => Some(SECONDS),
+        "--seconds" | "--interval" => Some(SECONDS),
         "--max-files" => Some(FILES),
         "--allocs" | "--loops" => Some(REPEATS),
         "--size" => Some(SIZES),
+        "--seed" => Some(SEEDS),
         "--plot" => Some("the name of a file"),
         "--json" => Some("the name of a file, or -"),
         _ => None,
@@ -53,6 +55,11 @@ pub(super) fn repeats(value: &str) -> Result<u64, &'static str> {
 pub(super) fn size(value: &str) -> Result<usize, &'static str> {
     let size: usize = between(value, 16, 4096)?;
     if size.is_power_of_two() { Ok(size) } else { Err("is no power of two") }
+}
+
+/// What chance begins with.
+pub(super) fn seed(value: &str) -> Result<u64, &'static str> {
+    between(value, 0, u64::MAX)
 }
 
 /// A time in seconds.

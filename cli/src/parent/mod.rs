@@ -1,9 +1,8 @@
 //! The `index` command: collects the text, has it run round by round, each run in a process of its own, and reports.
 //!
-//! `child` starts one run and waits for it, `rounds` is the order of all of them, `summary` the medians, `table` and
+//! `rounds` is the order of all of them, `summary` the medians, `table` and
 //! `picture` what is made of those, `progress` what is said meanwhile.
 
-mod child;
 mod rounds;
 mod summary;
 mod table;

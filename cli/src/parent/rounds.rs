@@ -1,14 +1,16 @@
 //! Which runs there are, and in which order: every round has each reclaimer once, beginning with another one each time,
 //! so that what drifts on the machine falls on all of them; then each once more, poisoned and untimed.
 
-use super::child;
+use std::time::Duration;
+
 use super::progress::Progress;
 use super::summary::Summary;
-use crate::alloc::Allocator;
-use crate::args::IndexArgs;
+use crate::alloc::{self, Allocator};
+use crate::args::{HIDDEN_RUN, IndexArgs};
+use crate::child::{self, Job};
 use crate::numbers::count;
 use crate::reclaimer::Kind;
-use crate::run::spec::Spec;
+use crate::run::spec::{Outcome, Spec};
 
 /// Timed runs of each reclaimer.
 const ROUNDS: usize = 3;
@@ -95,7 +97,15 @@ impl Plan {
             verify,
             files: self.files.clone(),
         };
-        let outcome = child::run(&spec, self.allocator, || progress.tick());
+        let job = Job {
+            command: HIDDEN_RUN,
+            spec: &spec,
+            variables: &[(alloc::VARIABLE, self.allocator.name())],
+            // A run ends by itself after three times its time at most, and the drain.
+            limit: Duration::from_secs_f64(spec.seconds * 4.0 + 60.0),
+        };
+        let outcome = child::run(&job, || progress.tick());
+        let outcome = outcome.unwrap_or_else(|what| Outcome::violated(format!("{name}: {what}")));
         let result = match &outcome.violation {
             Some(violation) => format!("VIOLATION: {violation}"),
             None if verify => format!("{} queries and {} updates checked, verified", outcome.queries, outcome.updates),

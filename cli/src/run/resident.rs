@@ -9,6 +9,11 @@ pub(crate) fn restart_peak() -> u64 {
     status("VmRSS:")
 }
 
+/// What is resident now.
+pub(crate) fn now() -> u64 {
+    status("VmRSS:")
+}
+
 /// The most that was resident since.
 pub(crate) fn peak() -> u64 {
     status("VmHWM:")

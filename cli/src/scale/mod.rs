@@ -2,10 +2,9 @@
 //! `kfree_rcu_test`, in a domain of their own. Nothing is read, so what it costs is the retiring.
 //!
 //! `modes` are the ways of retiring, `run` the threads and the account at the end, `sampler` watches what is not freed yet,
-//! `cpu` what the worker used, `figures` is what comes of it.
+//! `figures` is what comes of it.
 
 mod modes;
-mod cpu;
 mod sampler;
 mod figures;
 mod run;

@@ -8,11 +8,11 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 use quietus::{Domain, Stats};
 
-use super::cpu;
 use super::figures::{Figures, Retire};
 use super::modes::Mode;
 use super::sampler::{self, Level};
 use crate::args::ScaleArgs;
+use crate::cpu;
 use crate::crew;
 use crate::numbers::rounded;
 use crate::timing::{clock_ns, nanoseconds, since};

@@ -9,7 +9,7 @@ const PREFIX: &str = "quietus-";
 
 /// Milliseconds of processor time of the library's threads that live now; none if the system does not say.
 #[cfg(target_os = "linux")]
-pub(super) fn workers_ms() -> Option<f64> {
+pub(crate) fn workers_ms() -> Option<f64> {
     let own = std::process::id();
     let mut total = None;
     for task in std::fs::read_dir("/proc/self/task").ok()?.flatten() {
@@ -24,13 +24,13 @@ pub(super) fn workers_ms() -> Option<f64> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn workers_ms() -> Option<f64> {
+pub(crate) fn workers_ms() -> Option<f64> {
     None
 }
 
 /// The same, once there is a worker to be seen: a thread takes its name itself, some time after it was started. Gives up after
 /// a second, and where no system says.
-pub(super) fn workers_ms_at_first() -> Option<f64> {
+pub(crate) fn workers_ms_at_first() -> Option<f64> {
     let start = Instant::now();
     while cfg!(target_os = "linux") && workers_ms().is_none() && start.elapsed() < Duration::from_secs(1) {
         thread::sleep(Duration::from_millis(1));

@@ -1,27 +1,38 @@
-//! One run: this program again with a hidden command, its spec on standard input, its outcome on standard output.
+//! One run in a process of its own: this program again with a hidden command, told what to do on standard input, answering with a
+//! line on standard output.
 //!
-//! A process that dies, says nothing, or does not end has broken something: that is an outcome too. On Linux none outlives
-//! the program that started it.
+//! `parent` and `torture` start them. A process that dies, says nothing, or does not end has broken something: that is an outcome
+//! too. On Linux none outlives the program that started it.
 
 use std::io::{self, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::alloc::{self, Allocator};
-use crate::args::HIDDEN_RUN;
-use crate::run::spec::{Outcome, Spec};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-/// Runs it; calls `tick` several times a second meanwhile.
-pub(super) fn run(spec: &Spec, allocator: Allocator, mut tick: impl FnMut()) -> Outcome {
-    let name = spec.reclaimer.name();
-    let failed = |what: &str| Outcome::violated(format!("{name}: {what}"));
-    let mut child = match start(allocator) {
-        Ok(child) => child,
-        Err(error) => return failed(&format!("the process for the run could not be started: {error}")),
-    };
+/// What to start.
+pub(crate) struct Job<'a, Spec> {
+    /// The hidden command.
+    pub(crate) command: &'static str,
+    /// What it is told.
+    pub(crate) spec: &'a Spec,
+    /// Variables that it has beside ours.
+    pub(crate) variables: &'a [(&'a str, &'a str)],
+    /// It ends by itself before that; later, it hangs.
+    pub(crate) limit: Duration,
+}
+
+/// Runs it; calls `tick` several times a second meanwhile. The error says what became of it instead of an outcome.
+pub(crate) fn run<Outcome: DeserializeOwned>(
+    job: &Job<'_, impl Serialize>,
+    mut tick: impl FnMut(),
+) -> Result<Outcome, String> {
+    let mut child = start(job).map_err(|error| format!("the process for the run could not be started: {error}"))?;
+    let deadline = Instant::now() + job.limit;
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-    let told = serde_json::to_string(spec).expect("numbers and strings");
+    let told = serde_json::to_string(job.spec).expect("numbers and strings");
     // Written and read beside the waiting, so that neither pipe can fill up.
     let writing = thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(told.as_bytes())));
     let reading = thread::spawn(move || {
@@ -29,24 +40,19 @@ pub(super) fn run(spec: &Spec, allocator: Allocator, mut tick: impl FnMut()) -> 
         stdout.map(|mut stdout| stdout.read_to_string(&mut said));
         said
     });
-    let status = wait(&mut child, deadline(spec.seconds), &mut tick);
+    let status = wait(&mut child, deadline, &mut tick);
     let _ = writing.join();
     let said = reading.join().unwrap_or_default();
     match (said.lines().last().and_then(|line| serde_json::from_str(line).ok()), status) {
-        (Some(outcome), Some(_)) => outcome,
-        (_, None) => failed("the run did not end and was stopped"),
-        (None, Some(status)) => failed(&format!("the process of the run died: {status}")),
+        (Some(outcome), Some(_)) => Ok(outcome),
+        (_, None) => Err("the run did not end and was stopped".into()),
+        (None, Some(status)) => Err(format!("the process of the run died: {status}")),
     }
 }
 
-/// A run ends by itself after three times its time at most, and the drain; more than this is a run that hangs.
-fn deadline(seconds: f64) -> Instant {
-    Instant::now() + Duration::from_secs_f64(seconds * 4.0 + 60.0)
-}
-
-fn start(allocator: Allocator) -> io::Result<Child> {
+fn start(job: &Job<'_, impl Serialize>) -> io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg(HIDDEN_RUN).env(alloc::VARIABLE, allocator.name()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.arg(job.command).envs(job.variables.iter().copied()).stdin(Stdio::piped()).stdout(Stdio::piped());
     #[cfg(target_os = "linux")]
     end_with_this_process(&mut command);
     command.spawn()
