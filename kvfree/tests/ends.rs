@@ -1,4 +1,5 @@
-//! Handles that end at the worst of times: inside their own functions, and beside a cache that is being destroyed.
+//! Destructors at the worst of times: those that end their handle, those of panics, floods of them; and handles that end beside a
+//! cache that is being destroyed.
 
 mod support;
 
@@ -7,7 +8,7 @@ use quietus_slab::{Cache, SlabBox};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock};
 use support::pages::{Exhausted, turn};
-use support::{Instant_, Manual, Opens, retire_bytes, until};
+use support::{Instant_, Manual, Opens, Tally, retire, retire_bytes, until};
 
 fn no_worker() -> Config {
     Config { workers: false, ..Config::default() }
@@ -91,4 +92,20 @@ fn destroying_a_cache_beside_handles_that_come_and_go() {
         assert_eq!((s.batches, s.pending_objects), (0, 1), "nobody has touched the third handle's block: {s:?}");
         third.open();
     });
+}
+
+/// Retirers above the budget give way also when all there is are destructors, which they do not run.
+#[test]
+fn retirers_of_destructors_yield_above_the_budget() {
+    let _turn = turn();
+    let gp = Manual::default();
+    let kvfree = Kvfree::new(gp.clone(), Config { budget: 64 << 10, ..no_worker() });
+    let _opens = Opens(&gp);
+    let tally = Tally::new(5000);
+    (0..5000).for_each(|id| retire(&kvfree, tally.object(id)));
+    let s = kvfree.stats();
+    assert!(s.yields > 0 && tally.dropped() == 0, "{s:?}");
+    gp.open();
+    kvfree.barrier();
+    tally.each_once();
 }

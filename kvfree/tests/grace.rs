@@ -497,19 +497,3 @@ fn retired_memory_is_used_again() {
     assert!(seen.len() < 6000, "{} places for 1,000 objects at a time", seen.len());
     assert_eq!(cache.stats().live, 0);
 }
-
-/// ... also when all there is are destructors, which they do not run.
-#[test]
-fn retirers_of_destructors_yield_above_the_budget() {
-    let _turn = turn();
-    let gp = Manual::default();
-    let kvfree = Kvfree::new(gp.clone(), Config { budget: 64 << 10, ..no_worker() });
-    let _opens = Opens(&gp);
-    let tally = Tally::new(5000);
-    (0..5000).for_each(|id| retire(&kvfree, tally.object(id)));
-    let s = kvfree.stats();
-    assert!(s.yields > 0 && tally.dropped() == 0, "{s:?}");
-    gp.open();
-    kvfree.barrier();
-    tally.each_once();
-}
