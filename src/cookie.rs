@@ -2,7 +2,7 @@
 //!
 //! Handed out by [`Domain::cookie`](crate::Domain::cookie) and `Retired`; hands to the flavour's [`Source`].
 
-use crate::domain::Flavour;
+use crate::domain::{Domain, Flavour};
 use crate::flavour::Memb;
 use crate::registry::Holdout;
 use crate::source::Source;
@@ -11,8 +11,11 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 /// A point in a domain's sequence of grace periods: elapsed when every section that was open then has ended.
+///
+/// It can be polled ([`is_elapsed`](Self::is_elapsed)), waited for on a thread ([`wait`](Self::wait)), and awaited, on any executor:
+/// [`Elapse`](crate::Elapse). However many wait together, at most two grace periods serve them all: the one that was under way, and the next.
 pub struct Cookie<'d, F: Flavour = Memb> {
-    source: &'d F::Source,
+    domain: &'d Domain<F>,
     number: u64,
 }
 
@@ -27,20 +30,28 @@ impl<F: Flavour> Copy for Cookie<'_, F> {}
 impl<'d, F: Flavour> Cookie<'d, F> {
     /// For what the calling thread has unlinked so far.
     #[inline]
-    pub(crate) fn new(source: &'d F::Source) -> Self {
-        Cookie { source, number: source.start().0 }
+    pub(crate) fn new(domain: &'d Domain<F>) -> Self {
+        Cookie { domain, number: domain.source().start().0 }
+    }
+
+    pub(crate) fn domain(&self) -> &'d Domain<F> {
+        self.domain
+    }
+
+    pub(crate) fn number(&self) -> quietus_kvfree::Cookie {
+        quietus_kvfree::Cookie(self.number)
     }
 
     /// Has its grace period ended (`poll_state_synchronize_rcu`)? Never waits, but pushes the grace period on: from a load to a
     /// membarrier (some microseconds). Inside a section opened before the cookie was taken the answer stays false.
     pub fn is_elapsed(&self) -> bool {
-        self.source.push(self.number)
+        self.domain.source().push(self.number)
     }
 
     /// The readers that are in the way just now: whose sections were open when the cookie was taken, and still are. A snapshot, for
     /// reports. Empty for the epoch flavour: crossbeam-epoch does not tell.
     pub fn holdouts(&self) -> Vec<Holdout> {
-        self.source.holdouts(self.number)
+        self.domain.source().holdouts(self.number)
     }
 
     /// Waits for its grace period (`cond_synchronize_rcu`).
@@ -49,7 +60,7 @@ impl<'d, F: Flavour> Cookie<'d, F> {
     /// Inside a section of the domain.
     #[track_caller]
     pub fn wait(self) {
-        self.source.wait_for(self.number);
+        self.domain.source().wait_for(self.number);
     }
 
     /// Waits for its grace period, at most so long. Returns whether it has ended.
@@ -58,7 +69,8 @@ impl<'d, F: Flavour> Cookie<'d, F> {
     /// Inside a section of the domain.
     #[track_caller]
     pub fn wait_timeout(&self, timeout: Duration) -> bool {
-        self.source
+        self.domain
+            .source()
             .try_wait_until(self.number, Instant::now().checked_add(timeout))
             .unwrap_or_else(|inside| panic!("{inside}"))
     }

@@ -7,20 +7,23 @@
 //! reference obtained through it can be live any more, not even one whose guard was leaked. (One over a crossbeam collector waits
 //! for those who read that collector directly.)
 
+use crate::builder::Builder;
 use crate::cookie::Cookie;
 use crate::engine_ref::EngineRef;
 use crate::flavour::Memb;
 use crate::memb::{DomainGuard, Guard, pin};
 use crate::section::{Section, sealed::Sealed};
 use crate::source::Source;
+use crate::stall::Reports;
 use crate::stats::Stats;
 use crate::wait::InsideSection;
-use quietus_kvfree::{Callback, Config, Constrained, GracePeriods, Kvfree, Linked, RcuHead, Reclaimable};
+use quietus_kvfree::{
+    Callback, Constrained, GracePeriods, Kvfree, LaneStats, Linked, MayNotWait, RcuHead, Reclaimable,
+};
 use quietus_slab::Cache;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 /// How readers and waiters go together, as a type: [`Memb`], [`Qsbr`](crate::Qsbr), and, with the feature `epoch`, `Epoch`.
 ///
@@ -140,59 +143,7 @@ pub struct Domain<F: Flavour = Memb> {
     source: F::Source,
 }
 
-/// Settings of a [`Domain`].
-#[derive(Debug, Clone, Default)]
-pub struct Builder {
-    pub(crate) config: Config,
-}
-
 impl Builder {
-    /// Bytes that may wait for their grace period before retiring threads help, and yield the processor a bounded number of
-    /// times. Default: 4 MiB. A target, not a hard limit: retiring never waits.
-    pub fn budget(mut self, bytes: usize) -> Self {
-        self.config.budget = bytes;
-        self
-    }
-    /// How long a retired object may lie in a half-full block. After this, and a grace period, it is free. Default: 50 ms.
-    pub fn age_limit(mut self, age: Duration) -> Self {
-        self.config.age = age.max(Duration::from_millis(1));
-        self
-    }
-    /// Empty blocks that a refill brings to a CPU's reserve (0: none; more when the demand is high). A refill is asked for where the reserve *and* the
-    /// page supply are empty, so that none in [`Stats`] is usual. Default: 5.
-    pub fn reserve(mut self, blocks: u32) -> Self {
-        self.config.reserve = blocks;
-        self
-    }
-    /// Most empty blocks kept for each CPU when the demand is high. Default: 64.
-    pub fn reserve_most(mut self, blocks: u32) -> Self {
-        self.config.reserve_most = blocks;
-        self
-    }
-    /// Whether retiring threads, too, run destructors and deferred functions whose grace period is over, whenever they have filled
-    /// a block: faster by far, since memory that was allocated here is freed here. Only for destructors that take no lock which a
-    /// retiring thread may hold. Default: no, the worker runs them.
-    pub fn help_with_destructors(mut self, yes: bool) -> Self {
-        self.config.help_with_destructors = yes;
-        self
-    }
-    /// Whether retired objects are collected in blocks; if not, each is queued by a callback of its own. Default: yes.
-    pub fn batching(mut self, yes: bool) -> Self {
-        self.config.batching = yes;
-        self
-    }
-    /// Debug mode: an object that is retired twice is reported, counted in
-    /// [`retired_twice`](quietus_kvfree::Stats::retired_twice), and freed once. Only while the first retire is pending: later, a second one
-    /// is a use after free. Default: where debug assertions are on.
-    pub fn debug(mut self, yes: bool) -> Self {
-        self.config.debug = yes;
-        self
-    }
-    /// Whether the domain has a worker thread. Without it, call [`Domain::tick`]. Default: yes.
-    pub fn workers(mut self, yes: bool) -> Self {
-        self.config.workers = yes;
-        self
-    }
     /// Makes the global domain with these settings, if nothing has used it yet. Errors: something has.
     ///
     /// ```
@@ -208,7 +159,7 @@ impl Builder {
         let mut made = false;
         let domain = GLOBAL.get_or_init(|| {
             made = true;
-            Domain::over(EngineRef::Global, self.config)
+            Domain::over(EngineRef::Global, self)
         });
         if made { Ok(domain) } else { Err(GlobalInUse) }
     }
@@ -217,12 +168,21 @@ impl Builder {
     /// # Panics
     /// When the worker cannot be started, or no per-CPU words are left (two for each domain).
     pub fn build(self) -> Domain {
-        Domain::over(EngineRef::private(), self.config)
+        Domain::over(EngineRef::private(), self)
     }
 }
 
 /// The process's own domain. See [`Builder::build_global`].
 static GLOBAL: OnceLock<Domain> = OnceLock::new();
+
+/// Waits until every section of the global domain that is open now has ended (`synchronize_rcu`).
+///
+/// # Panics
+///
+/// If the calling thread is inside one of them.
+pub fn synchronize() {
+    Domain::global().synchronize();
+}
 
 /// The global domain was in use before its settings were given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,7 +213,7 @@ impl Domain {
     /// The process's own domain, made at first use: the one that [`pin`](crate::pin) and [`Rcu`](crate::Rcu) use.
     #[inline]
     pub fn global() -> &'static Domain {
-        GLOBAL.get_or_init(|| Domain::over(EngineRef::Global, Config::default()))
+        GLOBAL.get_or_init(|| Domain::over(EngineRef::Global, Builder::default()))
     }
 
     /// Opens a read-side section of this domain. Never blocks; the thread's first call registers it.
@@ -264,8 +224,13 @@ impl Domain {
 }
 
 impl<F: Flavour> Domain<F> {
-    pub(crate) fn over(source: F::Source, config: Config) -> Self {
-        Domain { kvfree: Kvfree::new(source.clone(), config), source }
+    pub(crate) fn over(source: F::Source, settings: Builder) -> Self {
+        source.watch().configure(settings.stall_after.unwrap_or(Reports::AFTER), settings.on_stall);
+        Domain { kvfree: Kvfree::new(source.clone(), settings.config), source }
+    }
+
+    pub(crate) fn kvfree(&self) -> &Kvfree<F::Source> {
+        &self.kvfree
     }
 
     /// Where its grace periods come from.
@@ -284,13 +249,16 @@ impl<F: Flavour> Domain<F> {
     }
 
     /// [`synchronize`](Self::synchronize) with an error instead of a panic.
+    ///
+    /// # Errors
+    /// The thread is inside a section of this domain; then nothing was waited for.
     pub fn try_synchronize(&self) -> Result<(), InsideSection> {
         self.source.try_wait_until(self.source.start().0, None).map(drop)
     }
 
     /// A cookie for what this thread has unlinked up to now (`start_poll_synchronize_rcu`).
     pub fn cookie(&self) -> Cookie<'_, F> {
-        Cookie::new(&self.source)
+        Cookie::new(self)
     }
 
     /// Runs a closure after a grace period (`call_rcu`), on a worker's, ticker's or barrier's thread (or, when neither a block nor
@@ -424,6 +392,17 @@ impl<F: Flavour> Domain<F> {
         self.kvfree.barrier();
     }
 
+    /// Waits until no more than the budget is pending: for callers who may wait, between two pieces of work, without a lock in hand that a
+    /// reader or a destructor takes. As long as a reader stalls it waits. In a domain without workers deferred functions run on
+    /// this thread.
+    ///
+    /// # Errors
+    /// The thread must not wait: it is inside a section of any domain and flavour, in a deferred function or destructor, a worker, or
+    /// in a signal handler that interrupted the allocator. Nothing was waited for.
+    pub fn throttle(&self) -> Result<(), MayNotWait> {
+        self.kvfree.throttle()
+    }
+
     /// Closes half-full blocks and starts a grace period for them. Does not wait.
     pub fn flush(&self) {
         self.kvfree.flush();
@@ -436,9 +415,14 @@ impl<F: Flavour> Domain<F> {
         self.kvfree.tick()
     }
 
+    /// What is pending in each lane (one for each cache, and some more). A walk over everything queued, for reports.
+    pub fn lanes(&self) -> Vec<LaneStats> {
+        self.kvfree.lanes()
+    }
+
     /// What is pending, and what has happened.
     pub fn stats(&self) -> Stats {
-        Stats::of(self.kvfree.stats(), self.source.counts())
+        Stats::of(self.kvfree.stats(), &self.source)
     }
 }
 

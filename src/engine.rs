@@ -13,7 +13,7 @@
 //! B, C, D, K, L between a slot and the scan; E, F, G in `sequence`; H between two threads that share one grace period, through
 //! the lock; I and J in `registry`. The table is in docs/ORDERING.md.
 
-use crate::latency::Latency;
+use crate::latency::{Bucket, Latency};
 use crate::membarrier;
 use crate::registry::{EXITED, Holdout, Registry, Slot};
 use crate::sequence::Sequence;
@@ -32,6 +32,8 @@ pub struct Engine {
     membarriers: AtomicU64,
     refusals: AtomicU64,
     latency: Latency,
+    #[cfg(not(quietus_loom))]
+    pub(crate) watch: crate::watch::Watch,
 }
 
 /// What a reader does when it enters, and so what a driver has to do.
@@ -81,6 +83,8 @@ pub struct Counts {
     pub(crate) p50: Option<Duration>,
     /// The same, for the slowest in a hundred.
     pub(crate) p99: Option<Duration>,
+    /// The whole histogram.
+    pub(crate) latency: Vec<Bucket>,
 }
 
 impl Engine {
@@ -109,6 +113,8 @@ impl Engine {
                 membarriers: AtomicU64::new(0),
                 refusals: AtomicU64::new(0),
                 latency: Latency::new(),
+                #[cfg(not(quietus_loom))]
+                watch: crate::watch::Watch::new(),
             }
         }
     }
@@ -266,7 +272,8 @@ impl Engine {
     fn fence(&self, running: &mut Running, want: u64) -> bool {
         // Before the fence: what is unlinked later is not covered by it (E).
         let n = self.sequence.begin(want);
-        // A grace period with nobody to wait for is not timed: it would take less time than the clock does.
+        // A grace period with nobody to wait for is not timed: it would take less time than the clock does. (If it is the calling thread
+        // that is in the way, the scan looks at the clock.)
         let mut started = None;
         if self.readers == Readers::Online {
             started = clock();
@@ -297,6 +304,7 @@ impl Engine {
             let seq = slot.seq.load(Ordering::Acquire);
             if seq != 0 && seq < running.fenced {
                 running.at = slot;
+                running.started = running.started.or_else(clock);
                 return false;
             }
         }
@@ -313,6 +321,22 @@ impl Engine {
         *running = Running { fenced: 0, at: ptr::null(), started: None };
     }
 
+    /// In a fork child: the sections of all threads but the calling one are over, and the grace period that was running begins anew.
+    ///
+    /// # Safety
+    ///
+    /// 1. The process has one thread.
+    #[cfg(not(quietus_loom))]
+    pub(crate) unsafe fn forked(&self) {
+        if self.running.is_locked() {
+            // SAFETY: by (1) its holder does not exist; what it has left is overwritten.
+            unsafe { self.running.force_unlock() };
+        }
+        *self.running.lock() = Running { fenced: 0, at: ptr::null(), started: None };
+        // SAFETY: by (1).
+        unsafe { self.registry.forked(thread_number()) };
+    }
+
     // ── reports ──
 
     /// The statistics so far.
@@ -325,7 +349,15 @@ impl Engine {
             slots: self.registry.len(),
             p50: self.latency.quantile(0.50),
             p99: self.latency.quantile(0.99),
+            latency: self.latency.buckets(),
         }
+    }
+
+    /// The grace period that is running, and for how long; the outer `None`: somebody is busy with it.
+    #[cfg(not(quietus_loom))]
+    pub(crate) fn running(&self) -> Option<Option<(u64, Duration)>> {
+        let running = self.running.try_lock()?;
+        Some(running.started.filter(|_| running.fenced != 0).map(|started| (running.fenced, started.elapsed())))
     }
 
     /// The slots whose sections are older than `cookie`: those that keep it from elapsing.

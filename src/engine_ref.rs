@@ -7,12 +7,13 @@
 use crate::engine::{Counts, Engine};
 use crate::local;
 use crate::registry::{Holdout, Slot};
-use crate::source::Source;
+use crate::source::{self, Source};
 use crate::wait::InsideSection;
+use crate::watch::Watch;
 use quietus_kvfree::{Cookie, GracePeriods};
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The global engine, or a shared private one.
 #[derive(Clone)]
@@ -80,6 +81,23 @@ unsafe impl GracePeriods for EngineRef {
     fn synchronize(&self, cookie: Cookie) {
         Source::wait_for(self, cookie.0);
     }
+    fn attend(&self) -> bool {
+        source::attend(self)
+    }
+    fn inside_any(&self) -> bool {
+        GracePeriods::inside(self) == Some(true) || local::is_inside_any_global()
+    }
+    fn before_fork(&self) {
+        self.watch.before_fork();
+    }
+    unsafe fn after_fork(&self, child: bool) {
+        // SAFETY: (1) is contract 1.
+        unsafe { self.watch.after_fork(child) };
+        if child {
+            // SAFETY: (1) is part of contract 1.
+            unsafe { self.forked() };
+        }
+    }
     fn inside(&self) -> Option<bool> {
         Some(EngineRef::inside(self))
     }
@@ -91,10 +109,16 @@ unsafe impl Source for EngineRef {
         (**self).advance(number)
     }
     fn try_wait_until(&self, number: u64, deadline: Option<Instant>) -> Result<bool, InsideSection> {
-        (**self).try_wait_until(number, deadline)
+        (**self).try_wait(number, deadline, || source::look(self))
     }
     fn holdouts(&self, number: u64) -> Vec<Holdout> {
         (**self).holdouts(number)
+    }
+    fn watch(&self) -> &Watch {
+        &self.watch
+    }
+    fn running(&self) -> Option<Option<(u64, Duration)>> {
+        (**self).running()
     }
     fn counts(&self) -> Counts {
         (**self).counts()

@@ -9,6 +9,17 @@ use std::time::Duration;
 const SUB: usize = 4;
 const BUCKETS: usize = 40 * SUB;
 
+/// Durations that fall into one bucket of a histogram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Bucket {
+    /// The longest that falls into it; the shortest is above the bucket below, at least four fifths of this.
+    pub at_most: Duration,
+    /// How many there were.
+    pub count: u64,
+}
+
 /// Counts of durations, by logarithmic bucket.
 pub(crate) struct Latency {
     buckets: [AtomicU64; BUCKETS],
@@ -24,6 +35,13 @@ impl Latency {
     pub(crate) fn record(&self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.buckets[bucket(nanos)].fetch_add(1, Relaxed);
+    }
+
+    /// The buckets that are not empty, shortest first.
+    pub(crate) fn buckets(&self) -> Vec<Bucket> {
+        let counts = self.buckets.iter().map(|count| count.load(Relaxed)).enumerate();
+        let bucket = |(index, count)| Bucket { at_most: Duration::from_nanos(upper(index)), count };
+        counts.map(bucket).filter(|bucket| bucket.count != 0).collect()
     }
 
     /// The duration that a share `q` (0 to 1) of all recorded ones did not exceed, rounded up to its bucket's end.

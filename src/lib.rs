@@ -29,6 +29,8 @@
 // In path order: each module uses only those above it.
 mod sync;
 pub mod membarrier;
+#[cfg(not(quietus_loom))]
+mod fork;
 mod registry;
 mod sequence;
 mod latency;
@@ -38,6 +40,10 @@ mod flavour;
 mod section;
 mod atomic;
 
+#[cfg(not(quietus_loom))]
+mod stall;
+#[cfg(not(quietus_loom))]
+mod watch;
 #[cfg(not(quietus_loom))]
 mod source;
 #[cfg(not(quietus_loom))]
@@ -52,7 +58,11 @@ mod stats;
 #[cfg(not(quietus_loom))]
 mod cookie;
 #[cfg(not(quietus_loom))]
+mod builder;
+#[cfg(not(quietus_loom))]
 mod domain;
+#[cfg(not(quietus_loom))]
+mod future;
 #[cfg(not(quietus_loom))]
 pub mod qsbr;
 #[cfg(all(feature = "epoch", not(quietus_loom)))]
@@ -68,24 +78,32 @@ pub mod model;
 
 pub use atomic::{Atomic, Shared};
 #[cfg(not(quietus_loom))]
+pub use builder::Builder;
+#[cfg(not(quietus_loom))]
 pub use cell::{Rcu, Retired};
 #[cfg(not(quietus_loom))]
 pub use cookie::Cookie;
 #[cfg(not(quietus_loom))]
-pub use domain::{Builder, Domain, Flavour, GlobalInUse};
+pub use domain::{Domain, Flavour, GlobalInUse, synchronize};
 #[cfg(feature = "epoch")]
 pub use flavour::Epoch;
 pub use flavour::{Memb, Qsbr};
 #[cfg(not(quietus_loom))]
+pub use future::Elapse;
+#[cfg(not(quietus_loom))]
 pub use kvfree_rcu::kvfree_rcu;
 #[cfg(not(quietus_loom))]
-pub use memb::{DomainGuard, Guard, pin, synchronize};
+pub use latency::Bucket;
+#[cfg(not(quietus_loom))]
+pub use memb::{DomainGuard, Guard, pin};
 pub use quietus_kvfree as kvfree;
-pub use quietus_kvfree::rcu_head;
+pub use quietus_kvfree::{MayNotWait, OnOverflow, rcu_head};
 pub use quietus_slab as slab;
 #[cfg(not(quietus_loom))]
 pub use registry::Holdout;
 pub use section::Section;
+#[cfg(not(quietus_loom))]
+pub use stall::Stall;
 #[cfg(not(quietus_loom))]
 pub use stats::Stats;
 pub use wait::InsideSection;

@@ -27,15 +27,24 @@
 //! the length of its section.
 
 use crate::engine::Engine;
+use crate::fork;
 use crate::membarrier;
 use crate::registry::Slot;
 use crate::sync::{Ordering, compiler_fence, thread_number};
 use std::cell::{Cell, RefCell};
 use std::ptr;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Once, Weak};
 
 /// The engine behind `pin`.
 pub(crate) static GLOBAL: Engine = Engine::new();
+
+/// The engine behind `qsbr::reader`.
+pub(crate) static QSBR: Engine = Engine::qsbr();
+
+/// Whether the calling thread is inside a section of either global engine.
+pub(crate) fn is_inside_any_global() -> bool {
+    is_inside_global() || QSBR.is_inside()
+}
 
 /// Where `CURRENT` points when there is no slot to use without asking further: always inside, never on a list.
 static OUTSIDE: Slot = Slot::new(u64::MAX, 0);
@@ -63,8 +72,15 @@ pub(crate) fn global_slot() -> &'static Slot {
     }
 }
 
+extern "C" fn forked() {
+    // SAFETY: (1) called by fork, in the child.
+    unsafe { GLOBAL.forked() };
+}
+
 #[cold]
 fn global_slot_slow() -> &'static Slot {
+    static ONCE: Once = Once::new();
+    fork::install(&ONCE, forked);
     let lives = AT_EXIT.try_with(|_| ()).is_ok();
     let slot = GLOBAL.claim(thread_number(), thread_name(lives));
     if !lives {

@@ -59,16 +59,6 @@ fn pin_slow() -> Guard {
     Guard { slot, _thread: PhantomData }
 }
 
-/// Waits until every section of the global engine that is open now has ended.
-///
-/// # Panics
-///
-/// If the calling thread is inside one of them.
-#[track_caller]
-pub fn synchronize() {
-    GLOBAL.synchronize();
-}
-
 impl Guard {
     /// Ends the section and opens a new one, at less than the cost of the two. Does nothing while another guard of
     /// this thread is alive.

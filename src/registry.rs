@@ -18,7 +18,7 @@
 
 use crate::membarrier;
 use crate::sync::stat::Relaxed;
-use crate::sync::{AtomicPtr, AtomicU64, Ordering, UnsafeCell, const_unless_loom, fence, stat};
+use crate::sync::{AtomicPtr, AtomicU64, Ordering, UnsafeCell, const_unless_loom, fence, hold, stat};
 use std::ptr;
 
 /// Set in [`Slot::extra`] when the slot's thread has exited: the last guard to go gives the slot back.
@@ -47,6 +47,7 @@ unsafe impl Send for Slot {}
 
 /// A reader that keeps a grace period from completing, as [`Cookie::holdouts`](crate::Cookie::holdouts) shows it.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Holdout {
     /// The thread's number within this process.
@@ -97,7 +98,7 @@ impl Slot {
             // Relaxed: as above.
             thread: self.owner.load(Ordering::Relaxed),
             tid: self.tid.load(Relaxed),
-            name: self.name.lock().clone(),
+            name: self.name.try_lock().and_then(|name| name.clone()),
             since,
             // Relaxed: as above.
             exited: self.extra.load(Ordering::Relaxed) & EXITED != 0,
@@ -108,7 +109,7 @@ impl Slot {
     fn describe(&self, name: Option<Box<str>>) {
         // Relaxed: a statistic.
         self.tid.store(os_thread_id(), Relaxed);
-        *self.name.lock() = name;
+        *hold(&self.name) = name;
     }
 }
 
@@ -232,6 +233,37 @@ impl Registry {
     /// 1. `slot` is null, or was returned by an [`iter`](Registry::iter) of this registry.
     pub(crate) unsafe fn iter_from(&self, slot: *const Slot) -> Iter<'_> {
         Iter { next: slot.cast_mut(), _registry: self }
+    }
+
+    /// In a fork child: clears and gives up every slot but those of `me`, the one thread that is left.
+    ///
+    /// # Safety
+    ///
+    /// 1. The process has one thread, `me`.
+    #[cfg(not(quietus_loom))]
+    pub(crate) unsafe fn forked(&self, me: u64) {
+        let mut vacant = 0;
+        for slot in self.iter() {
+            if slot.name.is_locked() {
+                // SAFETY: by (1) its holder does not exist. It may have left half a name, which is leaked.
+                unsafe {
+                    slot.name.force_unlock();
+                    ptr::write(slot.name.data_ptr(), None);
+                }
+            }
+            // Relaxed: by (1) there is nobody to be ordered against; so for all below.
+            if slot.owner.load(Ordering::Relaxed) == me {
+                slot.tid.store(os_thread_id(), Relaxed);
+                continue;
+            }
+            // Relaxed: as above.
+            slot.seq.store(0, Ordering::Relaxed);
+            slot.extra.store(0, Ordering::Relaxed);
+            slot.owner.store(0, Ordering::Relaxed);
+            vacant += 1;
+        }
+        // Relaxed: as above.
+        self.vacant.store(vacant, Relaxed);
     }
 
     /// Ends every section there is.

@@ -61,6 +61,13 @@ impl Sequence {
         self.completed.0.fetch_max(n, Ordering::Release);
     }
 
+    /// A number for the grace period after the last that has completed.
+    #[cfg(feature = "epoch")]
+    pub(crate) fn running(&self) -> u64 {
+        // Relaxed: a report.
+        self.completed.0.load(Ordering::Relaxed) + 1
+    }
+
     /// Whether a cookie's grace period is over.
     #[inline]
     pub(crate) fn elapsed(&self, cookie: u64) -> bool {

@@ -131,6 +131,17 @@ mod imp {
 
 pub(crate) use imp::*;
 
+/// Waits for a lock that is held for a moment only, without sleeping on it: nobody is ever registered as waiting, so that a fork
+/// child need not clear that up.
+pub(crate) fn hold<T>(lock: &parking_lot::Mutex<T>) -> parking_lot::MutexGuard<'_, T> {
+    loop {
+        match lock.try_lock() {
+            Some(guard) => return guard,
+            None => std::thread::yield_now(),
+        }
+    }
+}
+
 /// Counters and hints: always the standard library's atomics, always `Relaxed`, never part of a proof.
 pub(crate) mod stat {
     pub(crate) use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

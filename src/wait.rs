@@ -49,22 +49,39 @@ impl Engine {
 
     /// Waits until `cookie` is elapsed or `deadline` has passed. Returns whether it is elapsed.
     pub(crate) fn try_wait_until(&self, cookie: u64, deadline: Option<Instant>) -> Result<bool, InsideSection> {
+        self.try_wait(cookie, deadline, || {})
+    }
+
+    /// [`try_wait_until`](Self::try_wait_until), with something to do after each sleep.
+    pub(crate) fn try_wait(
+        &self,
+        cookie: u64,
+        deadline: Option<Instant>,
+        meanwhile: impl FnMut(),
+    ) -> Result<bool, InsideSection> {
         if self.is_inside() {
             return Err(InsideSection);
         }
-        Ok(wait(deadline, || self.advance(cookie)))
+        Ok(wait(deadline, || self.advance(cookie), meanwhile))
     }
 }
 
-/// Asks `done` again and again, until it is, or `deadline` has passed. Returns whether it is.
-pub(crate) fn wait(deadline: Option<Instant>, mut done: impl FnMut() -> bool) -> bool {
+/// Asks `done` again and again, until it is, or `deadline` has passed; does `meanwhile` after each sleep, and once more at the end of
+/// a wait that has slept. Returns whether it is done.
+pub(crate) fn wait(deadline: Option<Instant>, mut done: impl FnMut() -> bool, mut meanwhile: impl FnMut()) -> bool {
     let mut backoff = Backoff::new();
     while !done() {
+        if backoff.has_slept() {
+            meanwhile();
+        }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
             return false;
         }
         backoff.snooze(left.unwrap_or(Duration::MAX));
+    }
+    if backoff.has_slept() {
+        meanwhile();
     }
     true
 }
@@ -84,6 +101,10 @@ impl Backoff {
 
     fn new() -> Backoff {
         Backoff { step: 0 }
+    }
+
+    fn has_slept(&self) -> bool {
+        self.step > Self::SPINS + Self::YIELDS
     }
 
     fn snooze(&mut self, limit: Duration) {

@@ -2,6 +2,7 @@
 //!
 //! Handed to by [`kvfree`](crate::kvfree); hands to [`drain`](crate::drain) and [`reclaim`](crate::reclaim).
 
+use crate::event::event;
 use crate::grace::GracePeriods;
 use crate::lane::Lane;
 use crate::queue::Want;
@@ -18,6 +19,7 @@ impl<G: GracePeriods> Shared<G> {
     #[track_caller]
     pub(crate) fn barrier(&self) {
         self.assert_may_wait();
+        event!(debug, bytes = self.queued_bytes(), "barrier");
         let mut last_round = false;
         for _ in 0..ROUNDS {
             let c = &self.counters;
@@ -27,7 +29,7 @@ impl<G: GracePeriods> Shared<G> {
             while !self.drain(u64::MAX) {
                 pause.wait("the kernel refuses the membarrier that takes blocks back from CPUs");
             }
-            let last = self.queue.lock().last();
+            let last = self.lock_queue().last();
             self.gp.synchronize(self.gp.start());
             let mut pause = Pause(0);
             while !self.reclaim_up_to(Want::All, last, None) {
@@ -89,8 +91,8 @@ impl<G: GracePeriods> Shared<G> {
             while !self.drain_cache(id) {
                 pause.wait("the kernel refuses the membarrier that takes blocks back from CPUs");
             }
-            let last = self.queue.lock().last();
-            if self.queue.lock().done(&self.running, want, last) && !self.overflow.pending() {
+            let last = self.lock_queue().last();
+            if self.lock_queue().done(&self.running, want, last) && !self.overflow.pending() {
                 return;
             }
             self.assert_may_wait();

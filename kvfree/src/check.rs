@@ -9,7 +9,7 @@ use crate::sync::{
     AtomicBool, AtomicU64,
     Ordering::{AcqRel, Relaxed},
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use quietus_slab::raw;
 use std::collections::HashSet;
 use std::sync::OnceLock;
@@ -72,11 +72,26 @@ pub(crate) fn is_active() -> bool {
     ACTIVE.load(Relaxed)
 }
 
+/// The set, without sleeping on its lock: a fork child finds nobody asleep there.
+fn boxes() -> MutexGuard<'static, Option<HashSet<usize>>> {
+    loop {
+        match BOXES.try_lock() {
+            Some(boxes) => return boxes,
+            None => std::thread::yield_now(),
+        }
+    }
+}
+
+/// Nobody is in the middle of anything here until the answer is dropped.
+pub(crate) fn freeze() -> impl Sized + 'static {
+    boxes()
+}
+
 /// Notes that a box is about to be freed.
 pub(crate) fn freed_box(p: *mut u8) {
     // Relaxed: see `activate`.
     if ACTIVE.load(Relaxed) {
-        if let Some(boxes) = BOXES.lock().as_mut() {
+        if let Some(boxes) = boxes().as_mut() {
             boxes.remove(&p.addr());
         }
     }

@@ -208,7 +208,7 @@ impl<G: GracePeriods> Shared<G> {
             self.reserve.put(b);
         }
         if wake {
-            self.wake();
+            self.wake_from(item.constrained);
         }
         if !done {
             self.resort(item);
@@ -240,18 +240,29 @@ impl<G: GracePeriods> Shared<G> {
         if quietus_slab::raw::held() {
             return; // in a signal handler that interrupted the allocator, which the reclaiming below would call
         }
-        let Some(mut queue) = self.try_queue() else { return };
+        let mut queue = match self.try_queue() {
+            Some(queue) => queue,
+            None if self.waits() => self.lock_queue(),
+            None => return,
+        };
         let closed = loop {
             let old = word.load(site);
             let (open, closed) = unpack(old);
             if !closed.is_some() {
-                return;
+                drop(queue);
+                return self.find_room(); // a drain was here first
             }
             if word.exchange(site, old, pack(open, BlockNo::NONE)) {
                 break closed;
             }
             if word.load(site) == old {
-                return; // moved to another CPU, or the slot is busy
+                // Moved to another CPU, or the slot is busy.
+                drop(queue);
+                if self.waits() {
+                    self.drain(u64::MAX);
+                    self.find_room();
+                }
+                return;
             }
         };
         // The cookie after the detaching (S).
@@ -264,6 +275,7 @@ impl<G: GracePeriods> Shared<G> {
             self.wake();
         }
         self.help();
+        self.find_room();
     }
 
     /// The queue, if it is free or will be in a moment. Whoever has it for longer has been preempted, and is given way, a bounded number
@@ -354,7 +366,7 @@ impl<G: GracePeriods> Shared<G> {
             self.reserve.put(fresh);
         }
         if wake {
-            self.wake();
+            self.wake_from(item.constrained);
         }
     }
 }

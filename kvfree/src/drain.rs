@@ -6,11 +6,13 @@
 //! Pair **R** (the slab's `stop`: flag, restarting membarrier, edit), then **S**: one cookie, after everything was detached.
 
 use crate::grace::GracePeriods;
-use crate::lane::{Lane, MIXED};
-use crate::queue::Size;
+use crate::lane::{Kind, Lane, MIXED};
+use crate::queue::{Size, measure};
 use crate::shared::Shared;
+use crate::stats::{LaneName, LaneStats};
 use crate::sync::Ordering::Relaxed;
 use quietus_slab::raw::{self, BlockNo, Word, unpack};
+use std::collections::BTreeMap;
 
 /// Closed blocks of a CPU that a statistic looks at: there are more only if a signal handler has filled so many.
 const MOST_CLOSED: usize = 1024;
@@ -36,7 +38,7 @@ impl<G: GracePeriods> Shared<G> {
 
     /// Whether it went well, and whether there was anything.
     fn drain_words(&self, words: &[Word], before: u64) -> (bool, bool) {
-        let mut queue = self.queue.lock();
+        let mut queue = self.lock_queue();
         // Chains detached, linked by `batch`; empty blocks, linked by `next`.
         let (mut chains, mut empties) = (BlockNo::NONE, BlockNo::NONE);
         let done = raw::stop(
@@ -102,10 +104,39 @@ impl<G: GracePeriods> Shared<G> {
             || self.overflow.pending()
     }
 
+    /// What is pending, lane by lane.
+    pub(crate) fn lane_stats(&self) -> Vec<LaneStats> {
+        let mut lanes = BTreeMap::new();
+        let mut add = |b: BlockNo, size: Size| {
+            let name = match Kind::of(b) {
+                Kind::Mixed => LaneName::Mixed,
+                Kind::Same => LaneName::Cache(crate::lane::lane_of(b)),
+                Kind::Large => LaneName::Large,
+                Kind::Call => LaneName::Calls,
+            };
+            let sum: &mut Size = lanes.entry(name).or_default();
+            sum.objects += size.objects;
+            sum.bytes += size.bytes;
+        };
+        self.lock_queue().each(|batch| add(batch, measure(batch)));
+        self.each_open(&mut add);
+        let stats =
+            |(lane, size): (_, Size)| LaneStats { lane, pending_objects: size.objects, pending_bytes: size.bytes };
+        lanes.into_iter().map(stats).filter(|lane| lane.pending_objects != 0).collect()
+    }
+
     /// What open and closed blocks hold: a racy look.
     pub(crate) fn open_size(&self) -> Size {
-        let mut size = Size::default();
-        let Some(words) = self.lanes.try_used() else { return size };
+        let mut sum = Size::default();
+        self.each_open(|_, size| {
+            sum.objects += size.objects;
+            sum.bytes += size.bytes;
+        });
+        sum
+    }
+
+    fn each_open(&self, mut f: impl FnMut(BlockNo, Size)) {
+        let Some(words) = self.lanes.try_used() else { return };
         for word in words.iter() {
             for site in raw::all_sites() {
                 let (open, closed) = unpack(word.load(site));
@@ -113,11 +144,9 @@ impl<G: GracePeriods> Shared<G> {
                 let chain = std::iter::successors(Some(closed), |b| Some(b.block().next()));
                 let chain = chain.take(MOST_CLOSED).take_while(|b| b.is_some());
                 for b in std::iter::once(open).filter(|b| b.is_some()).chain(chain) {
-                    size.objects += crate::lane::Kind::of(b).objects(b.block().filled());
-                    size.bytes += b.block().bytes() as u64;
+                    f(b, Size { objects: Kind::of(b).objects(b.block().filled()), bytes: b.block().bytes() as u64 });
                 }
             }
         }
-        size
     }
 }

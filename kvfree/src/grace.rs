@@ -32,9 +32,29 @@ pub unsafe trait GracePeriods: Send + Sync + 'static {
     }
     /// Waits until the cookie has elapsed. Called outside sections only.
     fn synchronize(&self, cookie: Cookie);
+    /// A worker's or ticker's look at whatever else depends on these grace periods: tasks to wake, a stall to report. Once a round; may
+    /// run user code, never waits. `true`: soon again.
+    fn attend(&self) -> bool {
+        false
+    }
     /// Is the calling thread inside a section of this source? Waiting there would never end. `None`: the source cannot tell; then
     /// barriers are allowed, and retiring never waits.
     fn inside(&self) -> Option<bool> {
         None
+    }
+    /// Is the calling thread inside a section of this source, or of another that belongs to it but has no `Kvfree`? Those of every `Kvfree` are
+    /// asked by themselves.
+    fn inside_any(&self) -> bool {
+        self.inside() == Some(true)
+    }
+    /// The process is about to fork, on this thread: no lock of this source may be in the middle of anything until
+    /// [`after_fork`](Self::after_fork).
+    fn before_fork(&self) {}
+    /// The process has forked. In the child the sections of all other threads are over, since the threads are.
+    ///
+    /// # Safety
+    /// 1. This thread has called [`before_fork`](Self::before_fork), and has forked since, once. If `child`, it is the process's only one.
+    unsafe fn after_fork(&self, child: bool) {
+        let _ = child;
     }
 }

@@ -8,14 +8,15 @@ use crate::constrained::Constrained;
 use crate::grace::GracePeriods;
 use crate::head::{self, Callback, Ends, Linked, RcuHead};
 use crate::lane::CALL;
+use crate::live;
 use crate::pressure::Reclaimable;
 use crate::reclaim::Function;
 use crate::shared::{Config, Shared};
-use crate::stats::Stats;
-use crate::sync::{self, thread::JoinHandle};
+use crate::stats::{LaneStats, Stats};
+use crate::throttle::MayNotWait;
 use crate::worker;
 use quietus_slab::Cache;
-use quietus_slab::raw::{self, Hook, Lock, WEIGHT_UNIT};
+use quietus_slab::raw::{self, WEIGHT_UNIT};
 use std::ptr::{NonNull, null_mut};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -24,42 +25,6 @@ use std::time::Duration;
 /// every few hundred objects, when a block is full, it also does a bounded share of the reclaiming.
 pub struct Kvfree<G: GracePeriods> {
     pub(crate) shared: Arc<Shared<G>>,
-    worker: sync::Lock<Option<JoinHandle<()>>>,
-}
-
-/// What the allocator's hook sees of a `Kvfree`.
-trait Keeper: Send + Sync {
-    fn help_dry(&self) -> bool;
-    fn give_back(&self, cache: u16);
-}
-
-impl<G: GracePeriods> Keeper for Shared<G> {
-    fn help_dry(&self) -> bool {
-        Shared::help_dry(self)
-    }
-    fn give_back(&self, cache: u16) {
-        self.barrier_on(cache);
-    }
-}
-
-/// Those alive, for the allocator's hook.
-static LIVE: Lock<Vec<Weak<dyn Keeper>>> = Lock::new(Vec::new());
-
-/// An allocation found its barn empty: has anybody something that has elapsed?
-fn dry() -> bool {
-    let mut any = false;
-    for i in 0.. {
-        // The lock is not held while one helps, or goes.
-        let Some(keeper) = LIVE.try_lock().and_then(|live| live.get(i).map(Weak::upgrade)) else { break };
-        any |= keeper.is_some_and(|keeper| keeper.help_dry());
-    }
-    any
-}
-
-/// A cache is about to be destroyed: everybody gives its objects back.
-fn destroy(cache: u16) {
-    let keepers: Vec<_> = LIVE.lock().iter().filter_map(Weak::upgrade).collect();
-    keepers.iter().for_each(|keeper| keeper.give_back(cache));
 }
 
 impl<G: GracePeriods> Kvfree<G> {
@@ -69,17 +34,12 @@ impl<G: GracePeriods> Kvfree<G> {
     /// When the thread cannot be started, or no per-CPU words are left (8,183, two for each `Kvfree` and one for each cache).
     pub fn new(gp: G, config: Config) -> Self {
         let shared = Arc::new(Shared::new(gp, config));
-        let worker = shared.config.workers.then(|| worker::start(&shared).expect("quietus: cannot start the worker"));
-        let weak: Weak<Shared<G>> = Arc::downgrade(&shared);
-        let mut live = LIVE.lock();
-        live.retain(|w| w.strong_count() > 0);
-        // Not where schedules are explored: the allocator belongs to all of them at once.
-        if cfg!(not(quietus_shuttle)) {
-            live.push(weak);
+        if shared.config.workers {
+            worker::start(&shared).expect("quietus: cannot start the worker");
         }
-        drop(live);
-        raw::hook(Hook { dry, destroy });
-        Kvfree { shared, worker: sync::Lock::new(worker) }
+        let weak: Weak<Shared<G>> = Arc::downgrade(&shared);
+        live::add(weak);
+        Kvfree { shared }
     }
 
     /// The source of grace periods.
@@ -217,7 +177,7 @@ impl<G: GracePeriods> Kvfree<G> {
     #[inline]
     pub unsafe fn call_head(&self, head: NonNull<RcuHead>, callback: &'static Callback) {
         self.shared.counters.callbacks.add(1);
-        self.shared.link(head, callback);
+        self.shared.link(head, callback, false);
         self.shared.note_chained();
         self.shared.give_way();
     }
@@ -267,14 +227,30 @@ impl<G: GracePeriods> Kvfree<G> {
         self.shared.barrier();
     }
 
+    /// Waits until no more than the budget is pending (what lies in open blocks not counted): for callers who may wait, between two
+    /// pieces of work, without a lock in hand that a reader or a destructor takes. As long as a reader stalls it waits. Where there is
+    /// no worker, deferred functions run on this thread.
+    ///
+    /// # Errors
+    /// The thread must not wait: it is inside a section of whatever source, in a deferred function or destructor, a worker, or in a
+    /// signal handler that interrupted the allocator. Nothing was waited for.
+    pub fn throttle(&self) -> Result<(), MayNotWait> {
+        self.shared.throttle()
+    }
+
     /// Closes every open block, so that nothing waits for its age, and starts a grace period. Does not wait for it.
     pub fn flush(&self) {
         self.shared.drain(u64::MAX);
-        let oldest = self.shared.queue.lock().oldest();
+        let oldest = self.shared.lock_queue().oldest();
         if let Some(oldest) = oldest {
             self.shared.gp.advance(oldest);
         }
         self.shared.wake();
+    }
+
+    /// Has the worker, if there is one, call [`GracePeriods::attend`] at once, and again until it answers false.
+    pub fn attend(&self) {
+        self.shared.attend();
     }
 
     /// One round of the worker's duties on this thread: closes blocks, pushes the grace period, frees what has elapsed (calling
@@ -283,6 +259,11 @@ impl<G: GracePeriods> Kvfree<G> {
         self.shared.drain(u64::MAX);
         let waiting = self.shared.pass(None);
         waiting || self.shared.any_open()
+    }
+
+    /// What is pending in each lane that has something. A walk over every block queued, under the queue's lock: for reports.
+    pub fn lanes(&self) -> Vec<LaneStats> {
+        self.shared.lane_stats()
     }
 
     /// What is pending, and what has happened. What open blocks hold is a racy look: blocks on their way to the queue may be
@@ -294,6 +275,7 @@ impl<G: GracePeriods> Kvfree<G> {
         Stats {
             pending_objects: c.waiting_objects.get() + c.overflow_objects.get() + c.stray_objects.get() + open.objects,
             pending_bytes: s.queued_bytes() + c.stray_bytes.get() + open.bytes,
+            oldest: s.queue.try_lock().and_then(|queue| queue.oldest_age()),
             peak_pending_bytes: c.peak_bytes.get(),
             queued_objects: c.queued_objects.get(),
             reclaimed_objects: c.reclaimed_objects.get(),
@@ -310,6 +292,10 @@ impl<G: GracePeriods> Kvfree<G> {
             inline_waits: c.inline_waits.get(),
             helped: c.helped.get(),
             yields: c.yields.get(),
+            waits: c.waits.get(),
+            over_budget_readers: c.over_readers.get(),
+            over_budget_inside: c.over_inside.get(),
+            over_budget_worker: c.over_worker.get(),
             calls_run: c.calls_run.get(),
             panics: c.panics.get(),
             worker_wakes: c.wakes.get(),
@@ -414,9 +400,7 @@ impl<G: GracePeriods> Drop for Kvfree<G> {
         } else {
             self.shared.abandon();
         }
-        if let Some(handle) = self.worker.lock().take() {
-            worker::stop(&self.shared, handle, can_wait);
-        }
+        worker::stop(&self.shared, can_wait);
         self.shared.reserve.empty();
         if can_wait && self.shared.drain(u64::MAX) && !self.shared.any_open() {
             // SAFETY: nothing is open after the drain, and the handle is the last user.

@@ -24,13 +24,18 @@
 //! assert_eq!(kvfree.stats().pending_objects, 0);
 //! ```
 
+#![cfg_attr(quietus_shuttle, allow(dead_code, reason = "there are no forks in schedules"))]
+
 // The modules in path order; each uses only those above it (but the stages are verbs on one `Shared`, and call each other):
 //
-// `sync` (primitives) → `grace` (what is asked of RCU), `head` (two words in an object) → `lane` (which open block) → `reserve` (empty blocks) → `queue`
-// (batches and cookies) → `plane`, `deferred`, `linked` (what has no block), `check` (retired twice?) → `sweep` → `shared` → `collect` (1: into
-// the open block; full ones are closed) → `resort` (no block at hand) → `drain` (3: blocks taken back by age) → `reclaim` (4: elapsed →
-// free) → `worker` → `barrier` → `pressure` → `kvfree`, `constrained` (the doors).
+// `sync` (primitives) → `event` (tracing), `live` (all of them) → `grace` (what is asked of RCU), `head` (two words in an object) →
+// `lane` (which open block) → `reserve` (empty blocks) → `queue` (batches and cookies) → `plane`, `deferred`, `linked` (what has no block),
+// `check` (retired twice?) → `sweep` → `shared` → `collect` (1: into the open block; full ones are closed) → `resort` (no block at hand) →
+// `drain` (3: blocks taken back by age) → `reclaim` (4: elapsed → free) → `throttle` (room) → `worker` → `barrier` → `pressure` → `fork` →
+// `kvfree`, `constrained` (the doors).
 mod sync;
+mod event;
+mod live;
 mod grace;
 mod head;
 mod stats;
@@ -47,9 +52,12 @@ mod collect;
 mod resort;
 mod drain;
 mod reclaim;
+mod throttle;
 mod worker;
 mod barrier;
 mod pressure;
+#[cfg(not(quietus_shuttle))]
+mod fork;
 mod kvfree;
 mod constrained;
 
@@ -61,7 +69,8 @@ pub use head::{Callback, Linked, RcuHead};
 pub use kvfree::Kvfree;
 pub use pressure::Reclaimable;
 pub use shared::Config;
-pub use stats::Stats;
+pub use stats::{LaneName, LaneStats, Stats};
 #[cfg(quietus_shuttle)]
 #[doc(hidden)]
 pub use sync::imp::deafen;
+pub use throttle::{MayNotWait, OnOverflow};

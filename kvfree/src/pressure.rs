@@ -9,6 +9,7 @@ use quietus_slab::raw::BLOCK_BYTES;
 
 /// Bytes that a [`Kvfree`](crate::Kvfree) holds and might give back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Reclaimable {
     /// Retired objects that are not free yet.

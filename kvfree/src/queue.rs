@@ -14,10 +14,11 @@
 use crate::grace::Cookie;
 use crate::lane::{Kind, Lane, MIXED, lane_of};
 use crate::sync::{
-    AtomicU64,
+    AtomicU64, Instant,
     Ordering::{Acquire, Relaxed, Release},
 };
 use quietus_slab::raw::BlockNo;
+use std::time::Duration;
 
 /// Reclaims that may run at a time.
 const RUNNING: usize = 16;
@@ -27,6 +28,48 @@ pub(crate) struct Queue {
     plain: Fifo,
     calls: Fifo,
     last: u64,
+    ages: Ages,
+}
+
+/// When some of the batches were queued, about a sixteenth of the oldest's age apart from each other.
+struct Ages([Option<(u64, Instant)>; AGES]);
+
+const AGES: usize = 32;
+
+impl Ages {
+    /// Batch `number` is queued now; `oldest` is the oldest that is.
+    fn note(&mut self, number: u64, oldest: u64, now: Instant) {
+        if number == oldest {
+            self.0 = [None; AGES];
+        }
+        // Of those that are not queued any more only the youngest says something: when the oldest came at the earliest.
+        let gone = self.0.iter().flatten().filter(|age| age.0 <= oldest).count();
+        if gone > 1 {
+            self.0.rotate_left(gone - 1);
+            self.0[AGES - gone + 1..].fill(None);
+        }
+        let used = self.0.iter().flatten().count();
+        let span = self.0[0].map_or(Duration::ZERO, |(_, first)| now - first);
+        if used > 0
+            && self.0[used - 1].is_some_and(|(_, last)| now - last < (span / 16).max(Duration::from_micros(100)))
+        {
+            return;
+        }
+        if used == AGES {
+            // Every second one: the span has doubled since they were noted.
+            for i in 0..AGES / 2 {
+                self.0[i] = self.0[2 * i];
+            }
+            self.0[AGES / 2..].fill(None);
+        }
+        let place = self.0.iter().position(Option::is_none).expect("one is free");
+        self.0[place] = Some((number, now));
+    }
+
+    /// When a batch was queued: or a little before, when the one noted last before it was.
+    fn since(&self, number: u64) -> Option<Instant> {
+        self.0.iter().flatten().rfind(|age| age.0 <= number).map(|age| age.1)
+    }
 }
 
 /// The batches being reclaimed, each as its number and, in the lowest 16 bits, its lane; 0: free place.
@@ -88,7 +131,7 @@ pub(crate) fn measure(mut b: BlockNo) -> Size {
 
 impl Queue {
     pub(crate) const fn new() -> Self {
-        Queue { plain: EMPTY, calls: EMPTY, last: 0 }
+        Queue { plain: EMPTY, calls: EMPTY, last: 0, ages: Ages([None; AGES]) }
     }
 
     /// Appends a chain that was detached before `cookie` was taken. All its blocks are of one lane.
@@ -107,6 +150,10 @@ impl Queue {
             fifo.head = first;
         }
         fifo.tail = first;
+        let heads = [self.plain.head, self.calls.head].into_iter().filter(|b| b.is_some());
+        // Relaxed: as above.
+        let oldest = heads.map(|b| b.block().opened.load(Relaxed)).min().unwrap_or(self.last);
+        self.ages.note(self.last, oldest, Instant::now());
     }
 
     /// Cookie of the oldest batch.
@@ -116,6 +163,41 @@ impl Queue {
 
     pub(crate) fn is_empty(&self) -> bool {
         !self.plain.head.is_some() && !self.calls.head.is_some()
+    }
+
+    /// Is a batch without user code queued?
+    pub(crate) fn has_plain(&self) -> bool {
+        self.plain.head.is_some()
+    }
+
+    /// Every batch, by its first block.
+    pub(crate) fn each(&self, mut f: impl FnMut(BlockNo)) {
+        for fifo in [&self.plain, &self.calls] {
+            let mut at = fifo.head;
+            while at.is_some() {
+                f(at);
+                at = after(at);
+            }
+        }
+    }
+
+    /// What all batches hold: a walk over everything.
+    pub(crate) fn size(&self) -> Size {
+        let mut sum = Size::default();
+        self.each(|batch| {
+            let size = measure(batch);
+            sum.objects += size.objects;
+            sum.bytes += size.bytes;
+        });
+        sum
+    }
+
+    /// How long the oldest batch has been queued.
+    pub(crate) fn oldest_age(&self) -> Option<Duration> {
+        let heads = [self.plain.head, self.calls.head].into_iter().filter(|b| b.is_some());
+        // Relaxed: queued blocks are the queue's, under its lock (S).
+        let oldest = heads.map(|b| b.block().opened.load(Relaxed)).min()?;
+        Some(self.ages.since(oldest)?.elapsed())
     }
 
     /// Number of the youngest batch.
@@ -197,9 +279,45 @@ fn after(b: BlockNo) -> BlockNo {
 }
 
 impl Running {
+    /// Is nothing being reclaimed?
+    pub(crate) fn is_idle(&self) -> bool {
+        // Acquire: pairs with `finished`.
+        self.0.iter().all(|n| n.load(Acquire) == 0)
+    }
+
+    /// Whoever was reclaiming does not exist any more.
+    pub(crate) fn forget(&self) {
+        // Relaxed: in a fork child, which has one thread.
+        self.0.iter().for_each(|n| n.store(0, Relaxed));
+    }
+
     /// The batch's objects are free.
     pub(crate) fn finished(&self, batch: &Batch) {
         // Release: pairs with the Acquire in `done`.
         self.0[batch.place].store(0, Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By a clock of our own, while nothing is freed and while everything is.
+    #[test]
+    fn ages_are_right_to_an_eighth() {
+        let (mut ages, start) = (Ages([None; AGES]), Instant::now());
+        let at = |n: u64| start + Duration::from_millis(n);
+        for n in 1..=100_000 {
+            ages.note(n, 1, at(n));
+        }
+        assert_eq!(ages.since(1), Some(at(1)));
+        for n in (1..=100_000).step_by(997) {
+            let since = ages.since(n).unwrap();
+            assert!(since <= at(n) && at(n) - since <= Duration::from_millis(100_000 / 8), "{n}");
+        }
+        for n in 100_001..200_000 {
+            ages.note(n, n, at(n));
+            assert_eq!(ages.since(n), Some(at(n)), "the queue was empty before");
+        }
     }
 }

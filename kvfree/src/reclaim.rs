@@ -83,7 +83,7 @@ impl<G: GracePeriods> Shared<G> {
     /// Every elapsed batch up to the one that is the youngest now, calls included: others may go on queueing faster than this
     /// thread reclaims. Stops between two batches once `until` has passed.
     pub(crate) fn reclaim_all(&self, until: Option<Instant>) {
-        let last = self.queue.lock().last();
+        let last = self.lock_queue().last();
         self.reclaim_up_to(Want::All, last, until);
     }
 
@@ -94,7 +94,7 @@ impl<G: GracePeriods> Shared<G> {
             if self.is_abandoned() || until.is_some_and(|end| Instant::now() >= end) {
                 return false;
             }
-            let mut queue = self.queue.lock();
+            let mut queue = self.lock_queue();
             if queue.done(&self.running, want, number) {
                 return true;
             }

@@ -12,6 +12,7 @@
 //! The stacks are pair N of the page supply. The refill flag: a miss swaps it to true (AcqRel), the worker clears it last
 //! (Release), so N simultaneous misses give one run, and a miss after the clearing gives the next.
 
+use crate::event::event;
 use crate::stats::Count;
 use crate::sync::{
     AtomicBool, AtomicU32, AtomicU64, Instant,
@@ -170,6 +171,7 @@ impl Reserve {
             self.windows.count.add(1);
             self.windows.nanoseconds.add(window);
             self.windows.longest.max(window);
+            event!(debug, nanoseconds = window, "window without a block");
             // Release: last; a miss from here on asks again (refill flag).
             shelf.refilling.store(false, Release);
             self.refills.add(1);

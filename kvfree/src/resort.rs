@@ -63,7 +63,7 @@ impl<G: GracePeriods> Shared<G> {
         let mut wake = false;
         let b = self.empty_block(site, item.constrained, &mut wake);
         if wake {
-            self.wake();
+            self.wake_from(item.constrained);
         }
         if let Some(b) = b {
             self.prepare(b, item, site);
@@ -75,19 +75,19 @@ impl<G: GracePeriods> Shared<G> {
             c.stray_objects.add(1);
             c.stray_bytes.add(b.block().bytes() as u64);
             self.strays.push(b);
-            return self.ring();
+            return self.ring(item.constrained);
         }
         if item.is_deferrable() && self.defer_bit(&item) {
             return;
         }
         if let Some((head, callback)) = item.head {
             c.linked.add(1);
-            return self.link(head, callback);
+            return self.link(head, callback, item.constrained);
         }
         let may_allocate = !item.constrained && !raw::held();
         if let Some((head, callback)) = may_allocate.then(|| self.allocate_head(&item)).flatten() {
             c.links.add(1);
-            return self.link(head, callback);
+            return self.link(head, callback, item.constrained);
         }
         if item.constrained || self.gp.inside() != Some(false) || self.in_call() {
             c.leaked.add(1);
@@ -119,7 +119,7 @@ impl<G: GracePeriods> Shared<G> {
         match mark {
             Mark::Done => {
                 c.deferred.add(1);
-                self.ring();
+                self.ring(item.constrained);
             }
             Mark::Twice => {
                 c.twice.add(1);
@@ -137,14 +137,14 @@ impl<G: GracePeriods> Shared<G> {
     }
 
     /// Queues an object by a head.
-    pub(crate) fn link(&self, head: NonNull<RcuHead>, callback: &'static Callback) {
+    pub(crate) fn link(&self, head: NonNull<RcuHead>, callback: &'static Callback, constrained: bool) {
         // Before the push, so that the sweep does not subtract what was not added.
         self.counters.overflow_objects.add(1);
         // SAFETY: about to be queued with it, and ours until then.
         self.counters.overflow_bytes.add(unsafe { linked::bytes(head, callback) } as u64);
         // SAFETY: whoever retires the object, or has allocated the head, hands it over.
         unsafe { self.overflow.linked.push(head, callback) };
-        self.ring();
+        self.ring(constrained);
     }
 
     /// Unbatched mode: every object a callback of its own.
@@ -153,7 +153,7 @@ impl<G: GracePeriods> Shared<G> {
         match item.head.or_else(|| may_allocate.then(|| self.allocate_head(&item)).flatten()) {
             Some((head, callback)) => {
                 self.counters.callbacks.add(1);
-                self.link(head, callback);
+                self.link(head, callback, item.constrained);
                 if !item.constrained {
                     self.give_way();
                 }
@@ -167,6 +167,7 @@ impl<G: GracePeriods> Shared<G> {
         if self.queued_bytes() > self.config.budget as u64 {
             self.counters.yields.add(1);
             thread::yield_now();
+            self.find_room();
         }
     }
 }

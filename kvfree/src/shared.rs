@@ -9,9 +9,10 @@ use crate::queue::{Queue, Running};
 use crate::reserve::Reserve;
 use crate::stats::Counters;
 use crate::sweep::Overflow;
-use crate::sync::thread::Thread;
-use crate::sync::{AtomicBool, AtomicU64, Lock, Ordering::Relaxed};
-use std::sync::OnceLock;
+use crate::sync::{AtomicBool, AtomicU64, Held, Lock, Ordering::Relaxed, hold};
+use crate::throttle::OnOverflow;
+use crate::worker::Worker;
+use std::sync::{OnceLock, Weak};
 use std::time::Duration;
 
 /// Settings of a [`Kvfree`](crate::Kvfree).
@@ -19,6 +20,10 @@ use std::time::Duration;
 pub struct Config {
     /// Bytes that may wait for their grace period before retirers help and yield.
     pub budget: usize,
+    /// What retirers do when more than that is pending.
+    pub on_overflow: OnOverflow,
+    /// How long one retire waits at most, with [`OnOverflow::Wait`].
+    pub wait_limit: Duration,
     /// How long a retired object may lie in an open block, half-full, before the worker closes it.
     pub age: Duration,
     /// Empty blocks kept for each CPU (`rcu_min_cached_objs`); 0: none.
@@ -45,6 +50,8 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             budget: 4 << 20,
+            on_overflow: OnOverflow::Help,
+            wait_limit: Duration::from_secs(1),
             age: Duration::from_millis(50),
             reserve: 5,
             reserve_most: 64,
@@ -75,7 +82,12 @@ pub(crate) struct Shared<G> {
     pub(crate) stopping: AtomicBool,
     abandoned: AtomicBool,
     called: Box<[AtomicBool]>,
-    pub(crate) worker: OnceLock<Thread>,
+    /// The worker, if it has been started and is not [`lost`](Self::lost).
+    pub(crate) worker: Worker,
+    /// The worker did not come along into a fork child.
+    pub(crate) lost: AtomicBool,
+    /// This value, for a worker that is started later.
+    pub(crate) me: OnceLock<Weak<Shared<G>>>,
 }
 
 impl<G: GracePeriods> Shared<G> {
@@ -99,8 +111,15 @@ impl<G: GracePeriods> Shared<G> {
             stopping: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
             called: (0..usize::from(LARGE)).map(|_| AtomicBool::new(false)).collect(),
-            worker: OnceLock::new(),
+            worker: Worker::default(),
+            lost: AtomicBool::new(false),
+            me: OnceLock::new(),
         }
+    }
+
+    /// The queue. Waits for whoever has it, which is never for long: while a batch is taken or appended, or CPUs' blocks are detached.
+    pub(crate) fn lock_queue(&self) -> Held<'_, Queue> {
+        hold(&self.queue)
     }
 
     /// Bytes queued that make a grace period worth its membarrier.

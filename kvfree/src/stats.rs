@@ -26,6 +26,9 @@ impl Count {
     pub(crate) fn sub(&self, n: u64) {
         self.0.fetch_sub(n, Relaxed);
     }
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -60,9 +63,15 @@ pub(crate) struct Counters {
     pub(crate) callbacks: Count,
     pub(crate) twice: Count,
     pub(crate) leaked: Count,
+    /// Of these, those that an event has told of.
+    pub(crate) leaks_told: Count,
     pub(crate) inline_waits: Count,
     pub(crate) helped: Count,
     pub(crate) yields: Count,
+    pub(crate) waits: Count,
+    pub(crate) over_readers: Count,
+    pub(crate) over_inside: Count,
+    pub(crate) over_worker: Count,
     pub(crate) calls_run: Count,
     /// Calls retired by calls.
     pub(crate) chained: Count,
@@ -72,12 +81,16 @@ pub(crate) struct Counters {
 
 /// What is pending, and what has happened.
 #[derive(Debug, Default, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stats {
     /// Objects retired and not yet free: in open blocks, and queued for their grace period.
     pub pending_objects: u64,
     /// Their bytes (what the objects occupy themselves; at most 64 MiB counted for each).
     pub pending_bytes: u64,
+    /// How long the oldest batch has been waiting for its grace period, or for the worker, at the most: right to a sixteenth while nothing
+    /// is freed. `None`: none is queued, or somebody is busy with the queue.
+    pub oldest: Option<Duration>,
     /// Most bytes that were pending at any time a batch was queued, open blocks included.
     pub peak_pending_bytes: u64,
     /// Objects that have been queued for a grace period.
@@ -111,6 +124,15 @@ pub struct Stats {
     pub helped: u64,
     /// Times a retirer gave up the processor because more than the budget was pending.
     pub yields: u64,
+    /// Times a retirer waited for room, as was asked for ([`OnOverflow::Wait`](crate::OnOverflow::Wait)).
+    pub waits: u64,
+    /// Blocks closed after which more than the budget was pending because readers held up the grace period. (Not
+    /// counted while somebody else is busy with the queue; so for the next two.)
+    pub over_budget_readers: u64,
+    /// The same because their retirer was inside a section itself, and so could not wait.
+    pub over_budget_inside: u64,
+    /// The same because grace periods had ended, and destructors or the worker were behind.
+    pub over_budget_worker: u64,
     /// Functions called (`defer`, destructors).
     pub calls_run: u64,
     /// Of these, how many panicked.
@@ -138,6 +160,34 @@ pub struct Stats {
     pub windows_total: Duration,
     /// The longest of them.
     pub window_longest: Duration,
+}
+
+/// What is pending in one lane: [`Kvfree::lanes`](crate::Kvfree::lanes).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct LaneStats {
+    /// What its blocks hold.
+    pub lane: LaneName,
+    /// Objects in open blocks, and queued.
+    pub pending_objects: u64,
+    /// Their bytes.
+    pub pending_bytes: u64,
+}
+
+/// Where a retired pointer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub enum LaneName {
+    /// Objects of small size classes together.
+    Mixed,
+    /// Objects of the cache with this id.
+    Cache(u16),
+    /// Objects with a mapping of their own.
+    Large,
+    /// Boxes, deferred functions, and values that their slab does not know how to drop.
+    Calls,
 }
 
 impl Stats {

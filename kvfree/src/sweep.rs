@@ -13,18 +13,18 @@ use crate::grace::{Cookie, GracePeriods};
 use crate::linked::{self, Chain, Linked};
 use crate::reclaim::Function;
 use crate::shared::Shared;
-use crate::sync::{Instant, Mutex};
+use crate::sync::{Instant, Mutex, hold_mutex};
 use quietus_slab::raw::{self, WEIGHT_UNIT};
 
 /// What has no block.
 pub(crate) struct Overflow {
     pub(crate) deferred: Deferred,
     pub(crate) linked: Linked,
-    set: Mutex<Set>,
+    pub(crate) set: Mutex<Set>,
 }
 
 /// The set that waits for its grace period.
-struct Set {
+pub(crate) struct Set {
     /// `None`: there is none.
     cookie: Option<Cookie>,
     chain: Chain,
@@ -145,10 +145,10 @@ impl<G: GracePeriods> Shared<G> {
             return;
         }
         // A set that is taken from now on has everything that was marked or queued before.
-        let last = self.overflow.set.lock().taken + 1;
+        let last = hold_mutex(&self.overflow.set).taken + 1;
         loop {
             let left = self.sweep(None);
-            let set = self.overflow.set.lock();
+            let set = hold_mutex(&self.overflow.set);
             if !left || set.taken > last || set.taken == last && set.cookie.is_none() {
                 return;
             }

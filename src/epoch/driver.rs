@@ -23,10 +23,14 @@ fn run(progress: &Arc<Progress>, collector: &Collector) {
     while !progress.stopping() {
         match progress.wanted() {
             Some(wanted) => {
-                wait(None, || {
-                    step(progress, wanted, || &own, || own.pin());
-                    progress.stopping() || progress.wanted().is_none_or(|now| now != wanted)
-                });
+                wait(
+                    None,
+                    || {
+                        step(progress, wanted, || &own, || own.pin());
+                        progress.stopping() || progress.wanted().is_none_or(|now| now != wanted)
+                    },
+                    || {},
+                );
             }
             // Whoever wants more says so before it leaves the token that this takes.
             None => std::thread::park(),

@@ -47,11 +47,11 @@ mod source;
 pub use ::crossbeam_epoch;
 pub use guard::{DomainGuard, Guard, pin};
 
-use crate::domain::{Builder, Domain, Flavour};
+use crate::builder::Builder;
+use crate::domain::{Domain, Flavour};
 use crate::flavour::Epoch;
 use crate::section::sealed::Sealed;
 use crossbeam_epoch::Collector;
-use quietus_kvfree::Config;
 use source::EpochRef;
 use std::sync::OnceLock;
 
@@ -74,11 +74,11 @@ impl Flavour for Epoch {
 #[inline]
 pub fn domain() -> &'static Domain<Epoch> {
     static DOMAIN: OnceLock<Domain<Epoch>> = OnceLock::new();
-    DOMAIN.get_or_init(|| over(crossbeam_epoch::default_collector(), Config::default()))
+    DOMAIN.get_or_init(|| over(crossbeam_epoch::default_collector(), Builder::default()))
 }
 
-fn over(collector: &Collector, config: Config) -> Domain<Epoch> {
-    Domain::over(EpochRef::new(collector, config.workers), config)
+fn over(collector: &Collector, settings: Builder) -> Domain<Epoch> {
+    Domain::over(EpochRef::new(collector, settings.config.workers), settings)
 }
 
 impl Domain<Epoch> {
@@ -120,6 +120,6 @@ impl Builder {
     /// # Panics
     /// As [`build`](Builder::build).
     pub fn build_epoch(self, collector: &Collector) -> Domain<Epoch> {
-        over(collector, self.config)
+        over(collector, self)
     }
 }

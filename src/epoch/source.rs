@@ -18,9 +18,10 @@ use crate::epoch::{driver, handles};
 use crate::latency::Latency;
 use crate::registry::Holdout;
 use crate::sequence::Sequence;
-use crate::source::Source;
+use crate::source::{self, Source};
 use crate::sync::stat;
 use crate::wait::{InsideSection, wait};
+use crate::watch::Watch;
 use crossbeam_epoch::{Collector, Guard, LocalHandle};
 use parking_lot::Mutex;
 use quietus_kvfree::{Cookie, GracePeriods};
@@ -33,7 +34,7 @@ use std::sync::atomic::{
 };
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Numbers, and what deferred functions do to them. They hold it, and not the collector, which would then keep itself alive.
 pub(super) struct Progress {
@@ -48,6 +49,7 @@ pub(super) struct Progress {
     started: Mutex<Option<Instant>>,
     grace_periods: stat::AtomicU64,
     latency: Latency,
+    watch: Watch,
 }
 
 impl Progress {
@@ -61,6 +63,7 @@ impl Progress {
             started: Mutex::new(None),
             grace_periods: stat::AtomicU64::new(0),
             latency: Latency::new(),
+            watch: Watch::new(),
         }
     }
 
@@ -214,6 +217,19 @@ unsafe impl GracePeriods for EpochRef {
     fn synchronize(&self, cookie: Cookie) {
         Source::wait_for(self, cookie.0);
     }
+    fn attend(&self) -> bool {
+        source::attend(self)
+    }
+    fn inside_any(&self) -> bool {
+        GracePeriods::inside(self) == Some(true) || crate::local::is_inside_any_global()
+    }
+    fn before_fork(&self) {
+        self.0.progress.watch.before_fork();
+    }
+    unsafe fn after_fork(&self, child: bool) {
+        // SAFETY: (1) is contract 1.
+        unsafe { self.0.progress.watch.after_fork(child) };
+    }
     fn inside(&self) -> Option<bool> {
         if STEPPING.try_with(Cell::get).unwrap_or(false) {
             return Some(true); // in a function that somebody has deferred, run by us, pinned
@@ -241,7 +257,7 @@ unsafe impl Source for EpochRef {
         if self.inside() == Some(true) {
             return Err(InsideSection);
         }
-        Ok(wait(deadline, || self.push(number)))
+        Ok(wait(deadline, || self.push(number), || source::look(self)))
     }
     fn drive(&self) {
         if let Some(wanted) = self.0.progress.wanted() {
@@ -251,6 +267,17 @@ unsafe impl Source for EpochRef {
     fn holdouts(&self, _: u64) -> Vec<Holdout> {
         Vec::new()
     }
+    fn watch(&self) -> &Watch {
+        &self.0.progress.watch
+    }
+    fn running(&self) -> Option<Option<(u64, Duration)>> {
+        let progress = &self.0.progress;
+        let started = *progress.started.try_lock()?;
+        Some(started.map(|started| (progress.sequence.running(), started.elapsed())))
+    }
+    fn stalled_by(&self, _: u64) -> Option<Vec<Holdout>> {
+        Some(Vec::new())
+    }
     fn counts(&self) -> Counts {
         let progress = &self.0.progress;
         Counts {
@@ -258,6 +285,7 @@ unsafe impl Source for EpochRef {
             grace_periods: progress.grace_periods.load(stat::Relaxed),
             p50: progress.latency.quantile(0.50),
             p99: progress.latency.quantile(0.99),
+            latency: progress.latency.buckets(),
             ..Counts::default()
         }
     }

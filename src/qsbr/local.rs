@@ -214,6 +214,7 @@ fn home() -> Option<&'static Slot> {
 #[cold]
 fn home_slow() -> Option<&'static Slot> {
     AT_EXIT.try_with(|_| ()).ok()?;
+    super::tell_of_forks();
     let slot = GLOBAL.claim(thread_number(), thread_name());
     match HOME.try_with(|home| home.get().or_else(|| home.replace(Some(slot)))) {
         Ok(None) => Some(slot),

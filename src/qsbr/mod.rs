@@ -37,16 +37,26 @@ mod source;
 
 pub use reader::{DomainReader, Reader, reader};
 
-use crate::domain::{Builder, Domain, Flavour};
+use crate::builder::Builder;
+use crate::domain::{Domain, Flavour};
 use crate::engine::Engine;
 use crate::flavour::Qsbr;
+use crate::fork;
 use crate::section::sealed::Sealed;
-use quietus_kvfree::Config;
 use source::QsbrRef;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Once, OnceLock};
 
-/// The engine behind [`reader`] and [`local`].
-pub(crate) static GLOBAL: Engine = Engine::qsbr();
+pub(crate) use crate::local::QSBR as GLOBAL;
+
+/// Before a slot of [`GLOBAL`] is claimed.
+fn tell_of_forks() {
+    extern "C" fn forked() {
+        // SAFETY: (1) called by fork, in the child.
+        unsafe { GLOBAL.forked() };
+    }
+    static ONCE: Once = Once::new();
+    fork::install(&ONCE, forked);
+}
 
 impl Sealed for Qsbr {}
 
@@ -66,7 +76,7 @@ impl Flavour for Qsbr {
 #[inline]
 pub fn domain() -> &'static Domain<Qsbr> {
     static DOMAIN: OnceLock<Domain<Qsbr>> = OnceLock::new();
-    DOMAIN.get_or_init(|| Domain::over(QsbrRef::Global, Config::default()))
+    DOMAIN.get_or_init(|| Domain::over(QsbrRef::Global, Builder::default()))
 }
 
 impl Domain<Qsbr> {
@@ -92,6 +102,6 @@ impl Builder {
     /// # Panics
     /// As [`build`](Builder::build).
     pub fn build_qsbr(self) -> Domain<Qsbr> {
-        Domain::over(QsbrRef::Private(Arc::new(Engine::qsbr())), self.config)
+        Domain::over(QsbrRef::Private(Arc::new(Engine::qsbr())), self)
     }
 }

@@ -88,6 +88,7 @@ pub struct Reader(Registration<'static>);
 ///
 /// Allocates at most one slot (128 bytes), which later readers use again; never blocks. Not for signal handlers.
 pub fn reader() -> Reader {
+    super::tell_of_forks();
     Reader(Registration::new(&GLOBAL, thread_name()))
 }
 

@@ -109,9 +109,9 @@ fn waiting_inside_a_global_section_panics() {
     let guard = pin();
     assert!(EngineRef::Global.inside());
     assert_eq!(EngineRef::Global.try_wait_until(EngineRef::Global.start(), None), Err(InsideSection));
-    catch_unwind(crate::memb::synchronize).unwrap_err();
+    catch_unwind(crate::synchronize).unwrap_err();
     drop(guard);
-    crate::memb::synchronize();
+    crate::synchronize();
 }
 
 #[test]

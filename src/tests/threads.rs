@@ -3,7 +3,8 @@
 use super::completes;
 use crate::engine_ref::EngineRef;
 use crate::local::GLOBAL;
-use crate::memb::{DomainGuard, Guard, pin, synchronize};
+use crate::memb::{DomainGuard, Guard, pin};
+use crate::synchronize;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

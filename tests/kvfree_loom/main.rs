@@ -16,6 +16,8 @@ extern crate self as quietus_slab;
 #[path = "../../kvfree/src/deferred.rs"]
 #[allow(dead_code)]
 mod deferred;
+#[path = "../../kvfree/src/event.rs"]
+mod event;
 #[path = "../../kvfree/src/grace.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod grace;

@@ -159,6 +159,10 @@ impl<T> Mutex<T> {
     }
 }
 
+pub(crate) fn hold_mutex<T>(mutex: &Mutex<T>) -> Guard<'_, T> {
+    mutex.lock()
+}
+
 pub(crate) struct Guard<'m, T>(&'m Mutex<T>);
 
 impl<T> Deref for Guard<'_, T> {

@@ -5,7 +5,7 @@
 //! sections, statistics) runs between two scheduling points.
 
 use std::cell::Cell;
-use std::ops::{Add, Deref, DerefMut};
+use std::ops::{Add, Deref, DerefMut, Sub};
 use std::sync::atomic::{AtomicU64 as Plain, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -70,6 +70,12 @@ impl<T> Mutex<T> {
     }
 }
 
+pub(crate) fn hold<T>(lock: &Lock<T>) -> Held<'_, T> {
+    lock.lock()
+}
+
+pub(crate) use hold as hold_mutex;
+
 pub(crate) struct Guard<'a, T>(shuttle::sync::MutexGuard<'a, T>);
 
 impl<T> Deref for Guard<'_, T> {
@@ -86,7 +92,7 @@ impl<T> DerefMut for Guard<'_, T> {
 }
 
 /// A clock that goes on by a millisecond each time somebody looks.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Instant(Duration);
 
 impl Instant {
@@ -97,6 +103,19 @@ impl Instant {
     }
     pub(crate) fn elapsed(&self) -> Duration {
         Instant::now().0.saturating_sub(self.0)
+    }
+}
+
+impl Instant {
+    pub(crate) fn checked_add(self, span: Duration) -> Option<Instant> {
+        self.0.checked_add(span).map(Instant)
+    }
+}
+
+impl Sub for Instant {
+    type Output = Duration;
+    fn sub(self, earlier: Instant) -> Duration {
+        self.0 - earlier.0
     }
 }
 
@@ -144,6 +163,10 @@ pub(crate) mod thread {
                 self.0.woken.notify_one();
             }
         }
+    }
+
+    pub(crate) fn current() -> Thread {
+        ME.with(Clone::clone)
     }
 
     pub(crate) fn park() {

@@ -1,0 +1,149 @@
+//! R1: cookies as futures, waiters that share grace periods, errors instead of panics.
+
+use crate::support::{Sleeper, Woken, until};
+use quietus::{Domain, InsideSection};
+use std::future::{Future, IntoFuture};
+use std::pin::pin;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+const WAITERS: usize = 1000;
+
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// The least executor there is.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let waker = Waker::from(std::sync::Arc::new(Unpark(std::thread::current())));
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+#[test]
+fn r_1_a_thousand_tasks_share_two_grace_periods() {
+    let domain = Domain::builder().workers(false).build();
+    let guard = domain.pin();
+    let mut tasks: Vec<_> = (0..WAITERS).map(|_| (Box::pin(domain.cookie().into_future()), Woken::new())).collect();
+    for (task, (_, waker)) in &mut tasks {
+        assert!(task.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+        // Again, as a task that was woken by something else does.
+        assert!(task.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+    }
+    assert!(domain.tick(), "somebody waits");
+    assert!(tasks.iter().all(|(_, (woken, _))| woken.times() == 0));
+    let before = domain.stats().grace_periods;
+    drop(guard);
+    domain.tick();
+    assert!(domain.stats().grace_periods <= before + 2, "{before} before: {:?}", domain.stats());
+    assert!(!domain.tick(), "nobody waits");
+    for (task, (woken, waker)) in &mut tasks {
+        assert_eq!(woken.times(), 1, "each once");
+        assert!(task.as_mut().poll(&mut Context::from_waker(waker)).is_ready());
+    }
+}
+
+#[test]
+fn r_1_threads_share_two_grace_periods() {
+    let domain = Domain::builder().workers(false).build();
+    std::thread::scope(|scope| {
+        let sleeper = Sleeper::new(scope, &domain);
+        let first = domain.cookie();
+        assert!(!first.is_elapsed(), "one is under way");
+        let cookies: Vec<_> = (0..100).map(|_| domain.cookie()).collect();
+        for cookie in cookies {
+            scope.spawn(move || cookie.wait());
+        }
+        let before = domain.stats().grace_periods;
+        drop(sleeper);
+        first.wait();
+        until("the others follow", || domain.stats().grace_periods == before + 2);
+    });
+    let periods = domain.stats().grace_periods;
+    assert_eq!(periods, 2, "the one that was under way, and one for all that came meanwhile");
+}
+
+#[test]
+fn r_1_the_worker_wakes_a_task() {
+    let domain = Domain::new();
+    for _ in 0..3 {
+        block_on(domain.cookie().into_future());
+        // Long enough for the worker to sleep for good.
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    block_on(async {
+        domain.cookie().await;
+        quietus::Domain::global().cookie().await;
+        quietus::qsbr::domain().cookie().await;
+    });
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    drop(domain.pin());
+                    let cookie = domain.cookie();
+                    block_on(cookie.into_future());
+                    assert!(cookie.is_elapsed());
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn r_1_a_task_is_not_ready_before_its_grace_period() {
+    let domain = Domain::new();
+    std::thread::scope(|scope| {
+        let sleeper = Sleeper::new(scope, &domain);
+        let mut task = Box::pin(domain.cookie().into_future());
+        let (woken, waker) = Woken::new();
+        for _ in 0..20 {
+            assert!(task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(woken.times(), 0);
+        drop(sleeper);
+        until("it is woken", || woken.times() == 1);
+        assert!(task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+    });
+}
+
+#[test]
+fn r_1_a_dropped_task_leaves_nothing_behind() {
+    let domain = Domain::builder().workers(false).build();
+    let guard = domain.pin();
+    let (woken, waker) = Woken::new();
+    for _ in 0..10 {
+        let mut task = Box::pin(domain.cookie().into_future());
+        assert!(task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    assert_eq!(std::sync::Arc::strong_count(&woken), 2, "ours, and the waker's");
+    assert!(!domain.tick(), "nobody waits");
+    drop(guard);
+    domain.tick();
+    assert_eq!(woken.times(), 0);
+}
+
+#[test]
+fn r_1_waiting_inside_is_an_error_or_a_panic() {
+    let domain = Domain::new();
+    let guard = domain.pin();
+    assert_eq!(domain.try_synchronize(), Err(InsideSection));
+    Domain::new().try_synchronize().expect("another domain's grace periods do not wait for this section");
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| domain.synchronize())).unwrap_err();
+    drop(guard);
+    assert_eq!(domain.try_synchronize(), Ok(()));
+    let qsbr = Domain::qsbr();
+    let mut reader = qsbr.reader();
+    assert_eq!(qsbr.try_synchronize(), Err(InsideSection));
+    assert_eq!(reader.offline(|| qsbr.try_synchronize()), Ok(()));
+}
