@@ -1,5 +1,5 @@
 //! The pairs of blocks and workers under loom: R (remote drain), S (close, detach, cookie), N (pages that change hands) and the
-//! worker's bell.
+//! worker's bell; and Y (the gate of a fork).
 //!
 //! ```text
 //! RUSTFLAGS="--cfg quietus_loom" cargo test --release -p quietus --test blocks_loom
@@ -10,7 +10,7 @@
 //! the model can fail.
 #![cfg(quietus_loom)]
 
-use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*, fence};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 use quietus::model::{Engine, Link, Object, StandIn, UnsafeCell, check, cpu, interrupt};
@@ -20,6 +20,49 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
     builder.preemption_bound = Some(3);
     builder.max_branches = 20_000;
     builder.check(model);
+}
+
+// ── Y ──
+
+/// One thread takes a lock inside the gate, another closes it and forks. `outside`: the look at the gate comes before the count.
+fn gate_model(outside: bool) {
+    explore(move || {
+        let (forker, inside, at_work) =
+            (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let worker = {
+            let (forker, inside, at_work) = (forker.clone(), inside.clone(), at_work.clone());
+            thread::spawn(move || {
+                let before = forker.load(Acquire);
+                inside.fetch_add(1, Relaxed);
+                fence(SeqCst);
+                if if outside { before } else { forker.load(Acquire) } {
+                    inside.fetch_sub(1, Release);
+                    return;
+                }
+                at_work.store(true, Relaxed); // takes the lock
+                at_work.store(false, Relaxed);
+                inside.fetch_sub(1, Release);
+            })
+        };
+        forker.store(true, Relaxed);
+        fence(SeqCst);
+        if inside.load(Acquire) == 0 {
+            assert!(!at_work.load(Relaxed), "a lock is held in the copy");
+            forker.store(false, Release);
+        }
+        worker.join().unwrap();
+    });
+}
+
+#[test]
+fn nobody_is_inside_a_fork() {
+    gate_model(false);
+}
+
+#[test]
+#[should_panic(expected = "a lock is held in the copy")]
+fn nobody_is_inside_a_fork_twin() {
+    gate_model(true);
 }
 
 // ── S ──

@@ -17,7 +17,6 @@
 use crate::sync::{
     AtomicU32, Held, Lock,
     Ordering::{Acquire, Relaxed, Release},
-    hold,
 };
 use quietus_slab::raw::{BlockNo, SLOTS, WEIGHT_UNIT, Word};
 
@@ -170,11 +169,6 @@ impl Lanes {
         (n != Word::NONE.get()).then(|| unsafe { Word::from_raw(n) })
     }
 
-    /// The words in use, held as long as the answer lives.
-    pub(crate) fn used(&self) -> Held<'_, Vec<Word>> {
-        hold(&self.used)
-    }
-
     /// The words in use, unless somebody else is looking at them.
     pub(crate) fn try_used(&self) -> Option<Held<'_, Vec<Word>>> {
         self.used.try_lock()
@@ -182,7 +176,7 @@ impl Lanes {
 
     /// Runs `f` with the words in use. New lanes wait meanwhile.
     pub(crate) fn with_used<R>(&self, f: impl FnOnce(&[Word]) -> R) -> R {
-        f(&hold(&self.used))
+        f(&self.used.lock())
     }
 
     /// Gives the words back.
@@ -190,7 +184,7 @@ impl Lanes {
     /// # Safety
     /// 1. Every word is 0 in every region, and nobody uses the lanes any more but by [`with_used`](Self::with_used).
     pub(crate) unsafe fn release(&self) {
-        let mut used = hold(&self.used);
+        let mut used = self.used.lock();
         let hidden = self.hidden.iter().flat_map(|words| words.iter());
         for slot in self.words.iter().chain(hidden).chain([&self.mixed]) {
             // Relaxed: read under the lock that is held.

@@ -4,7 +4,9 @@
 
 use crate::grace::GracePeriods;
 use crate::shared::Shared;
-use crate::sync::{Held, Lock, hold};
+#[cfg(not(quietus_shuttle))]
+use crate::sync::Instant;
+use crate::sync::Lock;
 use quietus_slab::raw::{self, Hook};
 use std::sync::{Arc, Weak};
 
@@ -14,7 +16,10 @@ pub(crate) trait Keeper: Send + Sync {
     fn give_back(&self, cache: u16);
     /// Is the calling thread inside a section of its source, as far as that can tell?
     fn is_inside(&self) -> bool;
-    /// Stands still until the answer is called, in the parent (false) and in the child (true).
+    /// The process is about to fork: begins no reclaim until [`freeze`](Self::freeze) is over, and lets those end that run, until `end`.
+    #[cfg(not(quietus_shuttle))]
+    fn settle_down(&self, end: Instant);
+    /// The process forks now. The answer is called afterwards, in the parent (false) and in the child (true).
     #[cfg(not(quietus_shuttle))]
     fn freeze(self: Arc<Self>) -> Thaw;
 }
@@ -26,26 +31,24 @@ pub(crate) type Thaw = Box<dyn FnOnce(bool)>;
 /// Those alive.
 static LIVE: Lock<Vec<Weak<dyn Keeper>>> = Lock::new(Vec::new());
 
-/// The list, held.
-pub(crate) type List = Held<'static, Vec<Weak<dyn Keeper>>>;
-
 /// One more. The allocator gets to know of it.
 pub(crate) fn add(keeper: Weak<dyn Keeper>) {
     // Where schedules are explored there is no list: the allocator belongs to all of them at once.
     if cfg!(not(quietus_shuttle)) {
-        let mut live = hold(&LIVE);
+        let mut live = LIVE.lock();
         live.retain(|w| w.strong_count() > 0);
         live.push(keeper);
     }
-    raw::hook(Hook { dry, destroy });
     #[cfg(not(quietus_shuttle))]
-    crate::fork::install();
+    use crate::fork::{after, at, before};
+    #[cfg(quietus_shuttle)]
+    let (before, at, after) = (|| (), || (), |_| ());
+    raw::hook(Hook { dry, destroy, before_fork: before, at_fork: at, after_fork: after });
 }
 
-/// All of them, and the lock that keeps others from coming.
-pub(crate) fn all() -> (Vec<Arc<dyn Keeper>>, List) {
-    let live = hold(&LIVE);
-    (live.iter().filter_map(Weak::upgrade).collect(), live)
+/// All of them.
+pub(crate) fn all() -> Vec<Arc<dyn Keeper>> {
+    LIVE.lock().iter().filter_map(Weak::upgrade).collect()
 }
 
 /// An allocation found its barn empty: has anybody something that has elapsed?
@@ -63,7 +66,7 @@ fn dry() -> bool {
 pub(crate) fn any_inside() -> bool {
     for i in 0.. {
         // The lock is not held while one looks, or goes.
-        let Some(keeper) = hold(&LIVE).get(i).map(Weak::upgrade) else { break };
+        let Some(keeper) = LIVE.lock().get(i).map(Weak::upgrade) else { break };
         if keeper.is_some_and(|keeper| keeper.is_inside()) {
             return true;
         }
@@ -73,9 +76,7 @@ pub(crate) fn any_inside() -> bool {
 
 /// A cache is about to be destroyed: everybody gives its objects back.
 fn destroy(cache: u16) {
-    let (keepers, live) = all();
-    drop(live);
-    keepers.iter().for_each(|keeper| keeper.give_back(cache));
+    all().iter().for_each(|keeper| keeper.give_back(cache));
 }
 
 impl<G: GracePeriods> Keeper for Shared<G> {
@@ -87,6 +88,10 @@ impl<G: GracePeriods> Keeper for Shared<G> {
     }
     fn is_inside(&self) -> bool {
         self.gp.inside() == Some(true)
+    }
+    #[cfg(not(quietus_shuttle))]
+    fn settle_down(&self, end: Instant) {
+        crate::fork::settle_down(self, end);
     }
     #[cfg(not(quietus_shuttle))]
     fn freeze(self: Arc<Self>) -> Thaw {

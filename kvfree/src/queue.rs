@@ -29,6 +29,8 @@ pub(crate) struct Queue {
     calls: Fifo,
     last: u64,
     ages: Ages,
+    /// The process is about to fork: nothing is taken.
+    pub(crate) still: bool,
 }
 
 /// When some of the batches were queued, about a sixteenth of the oldest's age apart from each other.
@@ -131,7 +133,7 @@ pub(crate) fn measure(mut b: BlockNo) -> Size {
 
 impl Queue {
     pub(crate) const fn new() -> Self {
-        Queue { plain: EMPTY, calls: EMPTY, last: 0, ages: Ages([None; AGES]) }
+        Queue { plain: EMPTY, calls: EMPTY, last: 0, ages: Ages([None; AGES]), still: false }
     }
 
     /// Appends a chain that was detached before `cookie` was taken. All its blocks are of one lane.
@@ -208,7 +210,7 @@ impl Queue {
     /// Takes the oldest wanted batch for which `elapsed` holds. It counts as running until [`Running::finished`].
     pub(crate) fn take(&mut self, running: &Running, want: Want, elapsed: impl Fn(Cookie) -> bool) -> Option<Batch> {
         // Acquire: pairs with `finished`; whoever takes the lock later, a barrier for one, gets it from us.
-        let place = running.0.iter().position(|n| n.load(Acquire) == 0)?;
+        let place = running.0.iter().position(|n| n.load(Acquire) == 0).filter(|_| !self.still)?;
         let ready = |f: &Fifo| f.find(want).filter(|&(_, b)| elapsed(cookie_of(b)));
         let calls = if want == Want::Plain { None } else { ready(&self.calls) };
         let (fifo, (before, first)) = match (ready(&self.plain), calls) {

@@ -9,7 +9,7 @@ use crate::queue::{Queue, Running};
 use crate::reserve::Reserve;
 use crate::stats::Counters;
 use crate::sweep::Overflow;
-use crate::sync::{AtomicBool, AtomicU64, Held, Lock, Ordering::Relaxed, hold};
+use crate::sync::{AtomicBool, AtomicU64, Held, Lock, Ordering::Relaxed};
 use crate::throttle::OnOverflow;
 use crate::worker::Worker;
 use std::sync::{OnceLock, Weak};
@@ -119,7 +119,7 @@ impl<G: GracePeriods> Shared<G> {
 
     /// The queue. Waits for whoever has it, which is never for long: while a batch is taken or appended, or CPUs' blocks are detached.
     pub(crate) fn lock_queue(&self) -> Held<'_, Queue> {
-        hold(&self.queue)
+        self.queue.lock()
     }
 
     /// Bytes queued that make a grace period worth its membarrier.

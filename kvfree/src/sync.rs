@@ -17,24 +17,8 @@ mod imp {
     pub(crate) use std::time::Instant;
     pub(crate) use std::{thread, thread_local};
 
-    /// Waits for a lock of the allocator's kind without sleeping on it: a thread that sleeps on a lock leaves a mark there, which in a
-    /// fork child nobody would take away.
-    pub(crate) fn hold<T>(lock: &Lock<T>) -> Held<'_, T> {
-        let mut looks = 0;
-        loop {
-            if let Some(held) = lock.try_lock() {
-                return held;
-            }
-            looks += 1;
-            if looks < 32 {
-                thread::yield_now();
-            } else {
-                thread::sleep(Duration::from_micros(50));
-            }
-        }
-    }
-
-    /// [`hold`] of a mutex under which user code runs.
+    /// Waits for a mutex under which user code runs, without sleeping on it: a thread that sleeps there leaves a mark, which in a fork child
+    /// nobody would take away.
     pub(crate) fn hold_mutex<T>(mutex: &Mutex<T>) -> parking_lot::MutexGuard<'_, T> {
         loop {
             match mutex.try_lock() {

@@ -15,7 +15,6 @@ use crate::shared::Shared;
 use crate::sync::{
     AtomicPtr, Instant, Lock,
     Ordering::{AcqRel, Acquire, Relaxed, Release},
-    hold,
     thread::{self, JoinHandle, Thread},
     thread_local,
 };
@@ -207,7 +206,7 @@ pub(crate) fn start<G: GracePeriods>(shared: &Arc<Shared<G>>) -> std::io::Result
         // Nobody has anything to ring about yet.
         shared.worker.is(handle.thread().clone());
     }
-    let before = hold(&shared.worker.handle).replace(handle);
+    let before = shared.worker.handle.lock().replace(handle);
     // Of a thread that a fork has lost, which can neither be joined nor detached.
     std::mem::forget(before);
     Ok(())
@@ -217,7 +216,7 @@ pub(crate) fn start<G: GracePeriods>(shared: &Arc<Shared<G>>) -> std::io::Result
 pub(crate) fn stop<G: GracePeriods>(shared: &Shared<G>, wait: bool) {
     // Release: pairs with the Acquire in `work`.
     shared.stopping.store(true, Release);
-    let Some(handle) = hold(&shared.worker.handle).take() else { return };
+    let Some(handle) = shared.worker.handle.lock().take() else { return };
     // AcqRel: as in `revive`.
     if shared.lost.swap(false, AcqRel) {
         return std::mem::forget(handle); // as in `start`

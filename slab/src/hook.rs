@@ -1,7 +1,7 @@
 //! What the allocator asks of whoever keeps freed objects for a while (`quietus-kvfree`): something back before a dry cache takes
-//! fresh memory, and everything of a cache back before it is destroyed.
+//! fresh memory, and everything of a cache back before it is destroyed; and what it has to do about forks.
 //!
-//! Handed to by [`cache`](crate::cache) and [`typed`](crate::typed); hands to whoever registered.
+//! Handed to by [`cache`](crate::cache), [`typed`](crate::typed) and [`fork`](crate::fork); hands to whoever registered.
 
 use crate::lock::Lock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -13,6 +13,12 @@ pub struct Hook {
     pub dry: fn() -> bool,
     /// Gives everything of the cache with this id back. Waits.
     pub destroy: fn(u16),
+    /// The process is about to fork, on this thread: what is under way had better end.
+    pub before_fork: fn(),
+    /// It forks now: nobody else is inside one of the allocator's locks, until the next.
+    pub at_fork: fn(),
+    /// It has forked; true: this is the child.
+    pub after_fork: fn(bool),
 }
 
 /// Hooks there can be.
@@ -45,6 +51,25 @@ pub(crate) fn dry() -> bool {
 
 /// The cache with this id is about to be destroyed.
 pub(crate) fn destroy(id: u16) {
+    each(|hook| (hook.destroy)(id));
+}
+
+fn each(f: impl FnMut(Hook)) {
     let hooks = *HOOKS.lock();
-    hooks.into_iter().flatten().for_each(|hook| (hook.destroy)(id));
+    hooks.into_iter().flatten().for_each(f);
+}
+
+/// The process is about to fork.
+pub(crate) fn before_fork() {
+    each(|hook| (hook.before_fork)());
+}
+
+/// It forks now.
+pub(crate) fn at_fork() {
+    each(|hook| (hook.at_fork)());
+}
+
+/// It has forked.
+pub(crate) fn after_fork(child: bool) {
+    each(|hook| (hook.after_fork)(child));
 }

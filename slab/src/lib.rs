@@ -21,13 +21,14 @@
 //! Unsafe code is what an allocator is made of; each module says why it may.
 
 // The modules in path order, inside out; each uses only those above it (but `slab`, `node` and `orphan` know
-// `cache`'s core by name, and `rseq` where `percpu` puts things):
+// `cache`'s core by name, `rseq` where `percpu` puts things, and `fork` all that a fork has to stop):
 //
-// `os`, `cpu` (the machine) → `lock`, `stats` → `source` ([`PageSource`]) → `page` (blocks: pages of pointers) → `rseq`, `percpu` (a word
+// `os`, `cpu` (the machine) → `fork`, `lock` (inside its gate), `stats` → `source` ([`PageSource`]) → `page` (blocks: pages of pointers) → `rseq`, `percpu` (a word
 // per CPU) → `slab`, `segment` (bitmaps; address → slab) → `node` (barn, partial slabs) → `hook`, `orphan` → `order`, `process`, `work` (long locks, threads) → `cache` (slow paths), `life`, `flush`, `chain`, `hotplug` → `report` → `large` → `front`
 // (fast paths) → `bulk` → `size_class`, `kmalloc`, `slab_box`, `typed` (the doors), `end`, `array`, `sheaf`.
 mod os;
 mod cpu;
+mod fork;
 mod lock;
 mod stats;
 mod source;

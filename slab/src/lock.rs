@@ -6,13 +6,14 @@
 //! # Ordering
 //! That of the mutex. The mark is one thread's own word; the compiler fences keep it outside the lock as a handler sees it.
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use crate::fork;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{
     AtomicU32,
     Ordering::{Relaxed, SeqCst},
     compiler_fence,
 };
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 thread_local! {
@@ -26,15 +27,72 @@ pub fn held() -> bool {
     DEPTH.try_with(|d| d.load(Relaxed)).unwrap_or(0) > 0
 }
 
-fn mark(step: i32) {
-    // SeqCst (compiler only): the mark is outside the lock, as a handler on this thread sees it.
-    compiler_fence(SeqCst);
-    // Relaxed: as in `held`.
-    let _ = DEPTH.try_with(|d| d.store(d.load(Relaxed).wrapping_add_signed(step), Relaxed));
-    compiler_fence(SeqCst);
+/// A number of this thread's own, not 0.
+pub(crate) fn thread() -> usize {
+    DEPTH.with(|d| std::ptr::from_ref(d).addr())
 }
 
-/// A mutex that marks its holder.
+/// Changes the mark by one; returns what it was.
+fn mark(step: i32) -> u32 {
+    // SeqCst (compiler only): the mark is outside the lock, as a handler on this thread sees it.
+    compiler_fence(SeqCst);
+    let was = DEPTH.with(|d| {
+        // Relaxed: as in `held`.
+        let was = d.load(Relaxed);
+        d.store(was.wrapping_add_signed(step), Relaxed);
+        was
+    });
+    compiler_fence(SeqCst);
+    was
+}
+
+/// The mark of a lock, which is taken inside the gate of [`fork`].
+struct Mark;
+
+impl Mark {
+    fn new() -> Mark {
+        if mark(1) == 0 {
+            fork::enter(thread());
+        }
+        Mark
+    }
+    /// Not while the process forks.
+    fn try_new() -> Option<Mark> {
+        if mark(1) == 0 && !fork::try_enter(thread()) {
+            mark(-1);
+            return None;
+        }
+        Some(Mark)
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        // Relaxed: as in `held`. Outside before the mark goes: a handler in between keeps out by itself.
+        if DEPTH.with(|d| d.load(Relaxed)) == 1 {
+            fork::leave(thread());
+        }
+        mark(-1);
+    }
+}
+
+/// The mark of a thread that forks: locks within are not looked after by the gate.
+pub(crate) struct Pass(());
+
+impl Pass {
+    pub(crate) fn new() -> Pass {
+        mark(1);
+        Pass(())
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        mark(-1);
+    }
+}
+
+/// A mutex that marks its holder. The standard library's, since a fork child finds nothing of other threads in it but whether it is held.
 #[derive(Debug, Default)]
 pub struct Lock<T>(Mutex<T>);
 
@@ -45,22 +103,23 @@ impl<T> Lock<T> {
     }
     /// Waits for the lock.
     pub fn lock(&self) -> Held<'_, T> {
-        mark(1);
-        Held(Some(self.0.lock()))
+        let mark = Mark::new();
+        // What panics under one of these locks is a bug, which has been reported; the value is as fit as without the poison.
+        Held(Some(self.0.lock().unwrap_or_else(PoisonError::into_inner)), mark)
     }
     /// The lock, if it is free.
     pub fn try_lock(&self) -> Option<Held<'_, T>> {
-        mark(1);
-        let guard = self.0.try_lock();
-        if guard.is_none() {
-            mark(-1);
+        let mark = Mark::try_new()?;
+        match self.0.try_lock() {
+            Ok(guard) => Some(Held(Some(guard), mark)),
+            Err(TryLockError::Poisoned(guard)) => Some(Held(Some(guard.into_inner()), mark)),
+            Err(TryLockError::WouldBlock) => None,
         }
-        guard.map(|g| Held(Some(g)))
     }
 }
 
-/// A lock that is held. Always `Some` until dropped.
-pub struct Held<'a, T>(Option<MutexGuard<'a, T>>);
+/// A lock that is held. Always `Some`, but while it is waited in a [`Signal`]. (The guard goes before its mark.)
+pub struct Held<'a, T>(Option<MutexGuard<'a, T>>, #[allow(dead_code)] Mark);
 
 impl<T> Deref for Held<'_, T> {
     type Target = T;
@@ -75,13 +134,6 @@ impl<T> DerefMut for Held<'_, T> {
     }
 }
 
-impl<T> Drop for Held<'_, T> {
-    fn drop(&mut self) {
-        self.0 = None;
-        mark(-1);
-    }
-}
-
 /// What threads wait for that hold a [`Lock`], which they give up meanwhile. (They stay marked: they have it again before they go on.)
 #[derive(Debug, Default)]
 pub(crate) struct Signal(Condvar);
@@ -92,11 +144,24 @@ impl Signal {
     }
     /// Waits for the signal; may return without one.
     pub(crate) fn wait<T>(&self, held: &mut Held<'_, T>) {
-        self.0.wait(held.0.as_mut().expect("held"));
+        Self::outside(held, |guard| self.0.wait(guard).unwrap_or_else(PoisonError::into_inner));
     }
     /// The same, for a time. True: it has passed.
     pub(crate) fn wait_for<T>(&self, held: &mut Held<'_, T>, time: Duration) -> bool {
-        self.0.wait_for(held.0.as_mut().expect("held"), time).timed_out()
+        let mut late = false;
+        Self::outside(held, |guard| {
+            let (guard, result) = self.0.wait_timeout(guard, time).unwrap_or_else(PoisonError::into_inner);
+            late = result.timed_out();
+            guard
+        });
+        late
+    }
+    /// Waits outside the gate: a fork is not to wait for whoever waits. (It may find the lock taken by somebody who has just been woken.
+    /// What is waited for here belongs to one process, and a child makes its own: [`process`](crate::process).)
+    fn outside<'a, T>(held: &mut Held<'a, T>, wait: impl FnOnce(MutexGuard<'a, T>) -> MutexGuard<'a, T>) {
+        fork::leave(thread());
+        held.0 = held.0.take().map(wait);
+        fork::enter(thread());
     }
     /// Wakes all who wait; costs nothing if nobody does.
     pub(crate) fn all(&self) {

@@ -11,8 +11,8 @@
 //! That of the mutexes. What a thread holds is its own word.
 
 use crate::process::here;
-use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::cell::Cell;
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The locks in the order in which they are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,25 +93,25 @@ impl Guard<RwLockWriteGuard<'static, Vec<u32>>> {
 /// Keeps CPUs from going down or coming up.
 pub(crate) fn cpus() -> Guard<RwLockReadGuard<'static, Vec<u32>>> {
     let mark = Mark::new(Rank::Cpus);
-    Guard(here().locks.cpus.read(), mark)
+    Guard(here().locks.cpus.read().unwrap_or_else(PoisonError::into_inner), mark)
 }
 
 /// Changes which CPUs are down.
 pub(crate) fn cpus_changing() -> Guard<RwLockWriteGuard<'static, Vec<u32>>> {
     let mark = Mark::new(Rank::Cpus);
-    Guard(here().locks.cpus.write(), mark)
+    Guard(here().locks.cpus.write().unwrap_or_else(PoisonError::into_inner), mark)
 }
 
 /// Keeps caches from ending and from being chained.
 pub(crate) fn caches() -> Guard<MutexGuard<'static, ()>> {
     let mark = Mark::new(Rank::Caches);
-    Guard(here().locks.caches.lock(), mark)
+    Guard(here().locks.caches.lock().unwrap_or_else(PoisonError::into_inner), mark)
 }
 
 /// The CPUs' work items are the caller's.
 pub(crate) fn flush() -> Guard<MutexGuard<'static, ()>> {
     let mark = Mark::new(Rank::Flush);
-    Guard(here().locks.flush.lock(), mark)
+    Guard(here().locks.flush.lock().unwrap_or_else(PoisonError::into_inner), mark)
 }
 
 #[cfg(test)]

@@ -19,12 +19,13 @@
 use crate::cpu;
 use crate::lock::{Held, Lock as Mutex};
 use crate::page::{self, BlockNo};
-use crate::{os, rseq};
+use crate::{fork, os, rseq};
 use std::sync::OnceLock;
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release, SeqCst},
 };
+use std::time::Instant;
 
 pub(crate) const REGION_SHIFT: u32 = 16;
 /// Where a region's stop flag, or lock, stands. Regions and blocks are both aligned to pages, and loads that have the page offset
@@ -59,6 +60,7 @@ fn switched_off() -> bool {
 fn area() -> &'static Area {
     AREA.get_or_init(|| {
         page::init();
+        fork::install();
         let cpus = cpu::topology().possible;
         let found = if switched_off() { Err("switched off by QUIETUS_RSEQ") } else { rseq::detect() };
         let (own, slots) = if found.is_ok() { (cpus, STRAYS) } else { (0, cpus) };
@@ -266,7 +268,7 @@ fn push_low(word: Word, site: Site, p: *mut u8) -> bool {
 }
 
 /// The lock of a slot, held.
-struct Lock(&'static AtomicU32);
+pub(crate) struct Lock(&'static AtomicU32);
 
 impl Lock {
     fn of(site: Site) -> &'static AtomicU32 {
@@ -287,6 +289,18 @@ impl Drop for Lock {
         // Release: pairs with the Acquire of the next holder (R, try-lock form).
         self.0.store(0, Release);
     }
+}
+
+/// Takes the slots one after another, for a fork; those that are not free by `end` stay out.
+pub(crate) fn take_slots(end: Instant) -> Vec<Lock> {
+    let Some(a) = AREA.get() else { return Vec::new() };
+    let take = |site| loop {
+        match Lock::try_take(site) {
+            None if Instant::now() < end => std::thread::yield_now(),
+            lock => return lock,
+        }
+    };
+    (a.cpus..a.regions).map(Site).filter_map(take).collect()
 }
 
 /// A CPU's stop flag, or a slot's lock: both stand at `STOP_OFFSET`.

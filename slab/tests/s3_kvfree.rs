@@ -55,7 +55,13 @@ fn kvfree() -> &'static Kvfree<Source> {
     KVFREE.get_or_init(|| {
         let kvfree = Kvfree::new(Source, Config { workers: false, budget: 1 << 30, ..Config::default() });
         // After its own: so what is retired there stands for threads that looked at the slab before and retire now.
-        raw::hook(raw::Hook { dry: || false, destroy: |_| late() });
+        raw::hook(raw::Hook {
+            dry: || false,
+            destroy: |_| late(),
+            before_fork: || (),
+            at_fork: || (),
+            after_fork: |_| (),
+        });
         kvfree
     })
 }

@@ -136,9 +136,6 @@ impl Drop for Stop<'_> {
 #[test]
 fn r_6_forks_beside_retiring_threads() {
     const OBJECTS: u64 = 40;
-    if !quietus::slab::rseq_report().0 {
-        return;
-    }
     in_child("fork::r_6_forks_beside_retiring_threads", || {
         let domain = Domain::builder().budget(1 << 16).build();
         let stop = AtomicBool::new(false);

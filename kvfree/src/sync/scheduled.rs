@@ -70,11 +70,9 @@ impl<T> Mutex<T> {
     }
 }
 
-pub(crate) fn hold<T>(lock: &Lock<T>) -> Held<'_, T> {
-    lock.lock()
+pub(crate) fn hold_mutex<T>(mutex: &Mutex<T>) -> Guard<'_, T> {
+    mutex.lock()
 }
-
-pub(crate) use hold as hold_mutex;
 
 pub(crate) struct Guard<'a, T>(shuttle::sync::MutexGuard<'a, T>);
 

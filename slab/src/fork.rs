@@ -1,0 +1,153 @@
+//! Forks: a gate that keeps every thread out of the allocator's locks while the process is copied, and tells keepers of freed objects.
+//!
+//! Handed to by [`lock`](crate::lock), each of whose locks is taken inside the gate, and by [`percpu`](crate::percpu), which has the
+//! handlers installed; hands to the [`hook`](crate::hook)s.
+//!
+//! A child has one thread. What another one held at that moment would stay locked for ever, with what it guards half-done. So the
+//! thread that forks closes the gate, waits until nobody is inside (for [`PATIENCE`] at most: a page source or an account that takes
+//! longer in a lock is on its own), takes the slots of [`percpu`](crate::percpu), and opens everything again in both processes. Fast
+//! paths by restartable sequences are not asked: what a vanished thread has not committed has not happened.
+//!
+//! By `pthread_atfork`, since whoever notices a new process id later is too late. `QUIETUS_ATFORK=off` switches the handlers off; a child
+//! may then `exec` or `_exit`, and nothing else.
+//!
+//! # Ordering
+//! Pair **Y**, store buffering: whoever wants a lock counts itself inside, fences (SeqCst), and looks at the gate; whoever forks closes
+//! the gate, fences (SeqCst), and looks at the counts. One of them sees the other. Leaving is Release: what was done inside is in the
+//! copy.
+
+use crate::hook;
+use crate::lock::{self, Pass};
+use crate::percpu::{self, Lock};
+use std::sync::atomic::{
+    AtomicU32, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
+    fence,
+};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a fork waits for threads inside.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks.
+const LOOK: Duration = Duration::from_micros(20);
+
+/// The thread that forks, or 0: the gate is open.
+static FORKER: AtomicUsize = AtomicUsize::new(0);
+
+/// How many threads are inside, spread over cache lines.
+static INSIDE: [Stripe; STRIPES] = [const { Stripe(AtomicU32::new(0)) }; STRIPES];
+const STRIPES: usize = 32;
+
+#[repr(align(64))]
+struct Stripe(AtomicU32);
+
+/// Which stripe a thread counts itself in: any number of its own serves.
+fn stripe(thread: usize) -> &'static AtomicU32 {
+    &INSIDE[(thread >> 8).wrapping_mul(0x9e37_79b9) % STRIPES].0
+}
+
+/// Goes inside, unless the gate is closed.
+pub(crate) fn try_enter(thread: usize) -> bool {
+    let count = stripe(thread);
+    // Relaxed: ordered by the fence.
+    count.fetch_add(1, Relaxed);
+    // SeqCst: counted before the look (Y).
+    fence(SeqCst);
+    // Acquire: pairs with the opening, which gives the slots back.
+    let open = FORKER.load(Acquire) == 0;
+    if !open {
+        // Release: nothing was done inside.
+        count.fetch_sub(1, Release);
+    }
+    open
+}
+
+/// Goes inside; waits while a fork is under way.
+pub(crate) fn enter(thread: usize) {
+    while !try_enter(thread) {
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Goes outside.
+pub(crate) fn leave(thread: usize) {
+    // Release: pairs with the look at the counts in `close` (Y).
+    stripe(thread).fetch_sub(1, Release);
+}
+
+/// What a fork holds until it is over: the slots; and a mark on its thread as if that held a lock, so that it passes the gate, and its
+/// signal handlers keep out.
+struct Frozen {
+    _slots: Vec<Lock>,
+    _pass: Pass,
+}
+
+static FROZEN: Mutex<Option<Frozen>> = Mutex::new(None);
+
+fn frozen() -> MutexGuard<'static, Option<Frozen>> {
+    FROZEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has forks tell us. Once for the process; later calls do nothing.
+pub(crate) fn install() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if std::env::var_os("QUIETUS_ATFORK").is_none_or(|setting| setting != "off") {
+            #[cfg(all(target_os = "linux", not(miri)))]
+            // SAFETY: the handlers are functions of this crate, which is never unloaded while its threads run.
+            unsafe {
+                libc::pthread_atfork(Some(prepare), Some(parent), Some(child));
+            }
+        }
+    });
+}
+
+#[cfg_attr(not(all(target_os = "linux", not(miri))), allow(dead_code))]
+extern "C" fn prepare() {
+    if lock::held() {
+        return; // in a signal handler that interrupted the allocator: its child may `exec`
+    }
+    hook::before_fork();
+    let me = lock::thread();
+    // Acquire: one fork at a time, after the one before.
+    while FORKER.compare_exchange(0, me, Acquire, Relaxed).is_err() {
+        std::thread::sleep(LOOK);
+    }
+    // SeqCst: closed before the look (Y).
+    fence(SeqCst);
+    let pass = Pass::new();
+    let end = Instant::now() + PATIENCE;
+    // Acquire: the look (Y); what was done inside is in the copy.
+    while INSIDE.iter().any(|stripe| stripe.0.load(Acquire) != 0) && Instant::now() < end {
+        std::thread::sleep(LOOK);
+    }
+    let slots = percpu::take_slots(end);
+    hook::at_fork();
+    *frozen() = Some(Frozen { _slots: slots, _pass: pass });
+}
+
+#[cfg_attr(not(all(target_os = "linux", not(miri))), allow(dead_code))]
+extern "C" fn parent() {
+    go_on(false);
+}
+
+#[cfg_attr(not(all(target_os = "linux", not(miri))), allow(dead_code))]
+extern "C" fn child() {
+    go_on(true);
+}
+
+fn go_on(child: bool) {
+    // Relaxed: this thread's own store, if it is its number.
+    if FORKER.load(Relaxed) != lock::thread() {
+        return;
+    }
+    drop(frozen().take());
+    if child {
+        // Relaxed: the child has one thread. Whoever was inside after all is not there.
+        INSIDE.iter().for_each(|stripe| stripe.0.store(0, Relaxed));
+    }
+    // Release: whoever comes in finds the slots given back.
+    FORKER.store(0, Release);
+    hook::after_fork(child);
+}
