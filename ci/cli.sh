@@ -42,7 +42,7 @@ done
 
 # The verdict of a torture is its last line, and in the JSON.
 for flavor in memb qsbr epoch; do
-    "$quietus" torture --flavor "$flavor" --seconds 3 --faults churn,signals,pages,affinity,norseq --json "$work/torture.json" |
+    "$quietus" torture --flavor "$flavor" --seconds 3 --faults all --json "$work/torture.json" |
         tee "$work/torture"
     [ "$(tail -n 1 "$work/torture")" = "End of test: SUCCESS" ]
     has "$work/torture.json" flavor readers writers seconds seed faults counts doors pipe circulation failures verdict
