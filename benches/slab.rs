@@ -1,4 +1,5 @@
-//! What memory costs, without grace periods: ours beside mimalloc and the system's `malloc`.
+//! What memory costs, without grace periods: ours beside mimalloc and the system's `malloc` (and jemalloc, with
+//! `RUSTFLAGS="--cfg quietus_jemalloc"`).
 //!
 //! `pair`: 64 bytes allocated, written and freed. `batch`: 1,000 allocated, then 1,000 freed. `bulk`: the same with 64
 //! through the bulk calls, where there are any. `handover`: one thread allocates, another frees. `mixed`: 16 to 2,048
@@ -7,6 +8,8 @@
 mod peers;
 
 use criterion::{BenchmarkGroup, Criterion, measurement::WallTime};
+#[cfg(quietus_jemalloc)]
+use peers::allocators::Jemalloc;
 use peers::allocators::{Classes, Malloc, Mimalloc, Nodes, Raw, Typed, pairs};
 use peers::ring::{Place, Ring};
 use peers::{Handed, Node, Random, crew::scale};
@@ -179,6 +182,8 @@ fn main() {
     pair::<Typed>(&mut group);
     pair::<Classes>(&mut group);
     pair::<Mimalloc>(&mut group);
+    #[cfg(quietus_jemalloc)]
+    pair::<Jemalloc>(&mut group);
     pair::<Malloc>(&mut group);
     group.finish();
 
@@ -186,6 +191,8 @@ fn main() {
     batch::<Typed>(&mut group);
     batch::<Classes>(&mut group);
     batch::<Mimalloc>(&mut group);
+    #[cfg(quietus_jemalloc)]
+    batch::<Jemalloc>(&mut group);
     batch::<Malloc>(&mut group);
     group.finish();
 
@@ -194,6 +201,8 @@ fn main() {
     bulk_raw(&mut group);
     bulk_by_one::<Typed>(&mut group);
     bulk_by_one::<Mimalloc>(&mut group);
+    #[cfg(quietus_jemalloc)]
+    bulk_by_one::<Jemalloc>(&mut group);
     bulk_by_one::<Malloc>(&mut group);
     group.finish();
 
@@ -201,12 +210,16 @@ fn main() {
     handover::<Typed>(&mut group);
     handover::<Classes>(&mut group);
     handover::<Mimalloc>(&mut group);
+    #[cfg(quietus_jemalloc)]
+    handover::<Jemalloc>(&mut group);
     handover::<Malloc>(&mut group);
     group.finish();
 
     let mut group = criterion.benchmark_group("mixed");
     mixed::<Classes>(&mut group);
     mixed::<Mimalloc>(&mut group);
+    #[cfg(quietus_jemalloc)]
+    mixed::<Jemalloc>(&mut group);
     mixed::<Malloc>(&mut group);
     group.finish();
     criterion.final_summary();

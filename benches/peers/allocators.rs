@@ -1,4 +1,4 @@
-//! Memory alone: ours, mimalloc, and the system's `malloc`.
+//! Memory alone: ours, mimalloc, the system's `malloc`, and jemalloc with `--cfg quietus_jemalloc` (which takes minutes to build).
 
 use super::Node;
 use mimalloc::MiMalloc;
@@ -125,7 +125,12 @@ macro_rules! global_alloc {
     )* };
 }
 
-global_alloc! { Mimalloc: MiMalloc => "mimalloc", Malloc: System => "system malloc" }
+global_alloc! {
+    Mimalloc: MiMalloc => "mimalloc",
+    Malloc: System => "system malloc"
+}
+#[cfg(quietus_jemalloc)]
+global_alloc! { Jemalloc: tikv_jemallocator::Jemalloc => "jemalloc" }
 
 /// `n` nodes allocated and freed one after another.
 #[inline(never)]

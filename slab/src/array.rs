@@ -8,7 +8,7 @@
 
 use crate::cache::{Core, DEAD};
 use crate::page::{self, BlockNo, SLOTS};
-use crate::percpu::{self, Site, pack, unpack};
+use crate::percpu::{Site, pack, unpack};
 use crate::typed::Cache;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -31,7 +31,7 @@ pub(crate) fn any() -> bool {
 impl Core {
     /// The array was empty, or could not be used: looks once more, where there are no sequences, and goes to the slabs.
     pub(crate) fn alloc_past_array(&'static self) -> *mut u8 {
-        let p = percpu::sites().next().map_or(std::ptr::null_mut(), |site| self.word().pop_at(site));
+        let p = self.sites().next().map_or(std::ptr::null_mut(), |site| self.word().pop_at(site));
         if p.is_null() { self.alloc_direct().unwrap_or(std::ptr::null_mut()) } else { p }
     }
 
@@ -40,7 +40,7 @@ impl Core {
     /// # Safety
     /// 1. `p` is an object of this cache that nobody uses any more.
     pub(crate) unsafe fn free_past_array(&'static self, p: *mut u8) {
-        if !percpu::sites().next().is_some_and(|site| self.put_into_array(site, p)) {
+        if !self.sites().next().is_some_and(|site| self.put_into_array(site, p)) {
             // SAFETY: by (1).
             unsafe { self.free_direct(&[p]) }
         }
@@ -64,7 +64,10 @@ impl Core {
             return Err(PrefillError::NoArray);
         }
         // The first region is this CPU's, unless that is being drained. A racy look.
-        let value = percpu::sites().next().map_or(DEAD, |site| self.word().load(site));
+        let value = self.sites().next().map_or(DEAD, |site| self.word().load(site));
+        if self.block_capacity() == 0 {
+            return Ok(0); // a cache that is poisoned or checked keeps nothing on CPUs
+        }
         let used = unpack(value).0.block().len();
         if used >= n {
             return Ok(0);
@@ -79,7 +82,7 @@ impl Core {
         let mut put = 0;
         // SAFETY: the block is ours until it goes back.
         while let Some(p) = unsafe { b.block().pop() } {
-            if percpu::sites().next().is_some_and(|site| self.put_into_array(site, p)) {
+            if self.sites().next().is_some_and(|site| self.put_into_array(site, p)) {
                 put += 1;
             } else {
                 // SAFETY: a free object that `fill` gave us. (Others have filled the array meanwhile, or it is being drained.)

@@ -10,13 +10,18 @@
 //! threads that got the handle or an object, so after the creation.
 
 use crate::account::Account;
-use crate::cpu;
+use crate::construct::Construct;
+use crate::debug::{Plan, Wish};
 use crate::hook;
 use crate::lock::{self, Lock};
-use crate::node::Node;
+use crate::machine::Machine;
+use crate::merge::Sharers;
+use crate::node::{Node, Put};
 use crate::orphan;
 use crate::page::{self, BlockNo};
-use crate::percpu::{self, Word, pack, unpack};
+use crate::percpu::{Word, pack, unpack};
+use crate::place::NodePolicy;
+use crate::reap;
 use crate::segment::{Pool, slab_of};
 use crate::source::PageSource;
 use crate::stats::Counters;
@@ -50,7 +55,20 @@ pub(crate) struct Core {
     pub(crate) end: Item,
     pub(crate) account: Lock<Option<&'static dyn Account>>,
     pub(crate) pool: AtomicPtr<Pool>,
+    /// The simulated machine that it is for; null: the real one.
+    pub(crate) machine: AtomicPtr<Machine>,
+    /// The cache that its nodes' tables are objects of; null: it has none.
+    pub(crate) tables: AtomicPtr<Core>,
+    /// One for each node of the machine, for as long as the cache lives, whatever becomes of CPUs.
     pub(crate) nodes: Box<[Node]>,
+    /// What is checked.
+    pub(crate) debug: Plan,
+    pub(crate) policy: AtomicU32,
+    pub(crate) turn: AtomicU32,
+    /// What its free objects are made and unmade by, if they hold values.
+    pub(crate) construct: Lock<Option<Construct>>,
+    /// Handles that share it, and their names but the first.
+    pub(crate) sharers: Lock<Sharers>,
     pub(crate) counters: Counters,
 }
 
@@ -61,6 +79,8 @@ pub(crate) struct Recipe {
     pub(crate) stride: u32,
     pub(crate) cap: Option<u32>,
     pub(crate) poison: bool,
+    /// What is to be checked.
+    pub(crate) debug: Wish,
     /// Its blocks are arrays of their own: see [`array`](crate::array).
     pub(crate) array: bool,
     /// A size class whose objects share kvfree's mixed lane.
@@ -70,6 +90,31 @@ pub(crate) struct Recipe {
     pub(crate) drop: Option<unsafe fn(*mut u8)>,
     pub(crate) source: Option<&'static dyn PageSource>,
     pub(crate) account: Option<&'static dyn Account>,
+    pub(crate) machine: Option<&'static Machine>,
+    pub(crate) tables: Tables,
+    pub(crate) policy: NodePolicy,
+    pub(crate) construct: Option<Construct>,
+    /// May it be one with another cache that has the same recipe but for the name?
+    pub(crate) merge: bool,
+}
+
+/// Which cache the tables of a cache with several nodes come from.
+#[derive(Clone, Copy, Default)]
+pub(crate) enum Tables {
+    /// None: objects of other nodes go home one by one.
+    #[default]
+    None,
+    Own,
+    Of(&'static Core),
+}
+
+/// A block that goes back to the supply unless it is used.
+struct Unused(BlockNo);
+
+impl Drop for Unused {
+    fn drop(&mut self) {
+        page::put_page(self.0);
+    }
 }
 
 /// Bytes that freed objects of poisoned caches are filled with.
@@ -89,7 +134,11 @@ impl Core {
         // Relaxed: set before the handle or the object was handed out.
         self.stride.load(Relaxed)
     }
-    /// Is it a debugging cache?
+    /// Bytes of an object that are the user's.
+    pub(crate) fn usable(&self) -> u32 {
+        if self.debug.is_on() { self.debug.size() } else { self.stride() }
+    }
+    /// Are freed objects filled, and not looked at?
     pub(crate) fn is_poisoned(&self) -> bool {
         // Relaxed: set before the handle or the object was handed out.
         self.poison.load(Relaxed)
@@ -99,7 +148,7 @@ impl Core {
         // Relaxed: set before the handle or the object was handed out.
         self.array.load(Relaxed)
     }
-    /// Objects in one of its blocks; 0: it has none (poisoned caches), every operation goes to the slabs.
+    /// Objects in one of its blocks; 0: it has none (poisoned and checked caches), every operation goes to the slabs.
     pub(crate) fn block_capacity(&self) -> u32 {
         // Relaxed: set before the handle or the object was handed out.
         self.cap.load(Relaxed)
@@ -131,14 +180,9 @@ impl Core {
         // Relaxed: set before the handle or the object was handed out.
         unsafe { &*self.pool.load(Relaxed) }
     }
-    fn barn_most(&self) -> u32 {
+    pub(crate) fn barn_most(&self) -> u32 {
         (BARN_TARGET / (self.block_capacity().max(1) * self.stride())).clamp(4, 256)
     }
-    pub(crate) fn here(&self) -> (&Node, u16) {
-        let n = cpu::node().min(self.nodes.len() - 1);
-        (&self.nodes[n], n as u16)
-    }
-
     /// A free object: the CPU's blocks are empty. Null when the page source fails.
     #[cold]
     #[inline(never)]
@@ -153,7 +197,7 @@ impl Core {
         }
         let word = self.word();
         if self.block_capacity() > 0 {
-            for site in percpu::sites().chain(percpu::sites()) {
+            for site in self.sites().chain(self.sites()) {
                 let old = word.load(site);
                 if old == DEAD {
                     break;
@@ -173,6 +217,7 @@ impl Core {
                 }
                 let p = word.pop_at(site);
                 if !p.is_null() {
+                    reap::stir();
                     return p;
                 }
             }
@@ -184,8 +229,17 @@ impl Core {
 
     /// Takes a free object from the slabs of the nearest node that has one.
     pub(crate) fn alloc_direct(&'static self) -> Option<*mut u8> {
+        loop {
+            let p = self.take_direct()?;
+            if !self.debug.is_on() || self.check_out(p) {
+                return Some(p);
+            }
+        }
+    }
+
+    fn take_direct(&'static self) -> Option<*mut u8> {
         self.counters.alloc_direct.add(1);
-        let (node, n) = self.here();
+        let (node, n) = self.near();
         if let Some(p) = node.take_one() {
             return Some(p);
         }
@@ -213,29 +267,30 @@ impl Core {
 
     /// A block with objects: from the barn, from kvfree, else filled from slabs, else from fresh ones.
     fn full_block(&'static self) -> Option<BlockNo> {
-        let (node, n) = self.here();
+        let (node, n) = self.near();
         if let Some(b) = node.take_block() {
             self.counters.barn_get.add(1);
             return Some(b);
         }
+        self.counters.barn_get_fail.add(1);
         if hook::dry() {
             if let Some(b) = node.take_block() {
                 self.counters.barn_get.add(1);
                 return Some(b);
             }
         }
-        let b = page::page()?;
-        let cap = self.block_capacity();
+        let unused = Unused(page::page()?); // a constructor may panic
+        let (b, cap) = (unused.0, self.block_capacity());
         b.block().reset(cap);
         let mut got = node.refill(b, cap);
         while got == 0 && node.grow(self, n).is_ok() {
             got = node.refill(b, cap);
         }
         if got == 0 {
-            page::put_page(b);
             return self.nodes.iter().find_map(Node::take_block);
         }
         self.counters.refill.add(1);
+        std::mem::forget(unused);
         Some(b)
     }
 
@@ -257,8 +312,12 @@ impl Core {
         }
         let word = self.word();
         let cap = self.block_capacity();
+        // SAFETY: by (1).
+        if self.has_aliens() && unsafe { self.put_alien(p) } {
+            return;
+        }
         if cap > 0 {
-            for site in percpu::sites().chain(percpu::sites()) {
+            for site in self.sites().chain(self.sites()) {
                 let old = word.load(site);
                 if old == DEAD {
                     break;
@@ -278,7 +337,7 @@ impl Core {
                     }
                 }
                 if word.push_at(site, p) {
-                    return;
+                    return reap::stir();
                 }
             }
         }
@@ -298,6 +357,12 @@ impl Core {
         if self.block_capacity() == 0 || self.is_array() || self.dead.load(Relaxed) {
             return self.flush_block(b);
         }
+        if self.has_aliens() {
+            self.send_aliens(b);
+            if b.block().is_empty() {
+                return page::put_page(b);
+            }
+        }
         b.block().set_capacity(self.block_capacity().max(b.block().len()));
         match self.here().0.put_block(b, self.barn_most()) {
             Ok(()) => {
@@ -307,7 +372,10 @@ impl Core {
                     self.empty_barns(); // died meanwhile: leave nothing behind
                 }
             }
-            Err(b) => self.flush_block(b),
+            Err(b) => {
+                self.counters.barn_put_fail.add(1);
+                self.flush_block(b);
+            }
         }
     }
 
@@ -320,6 +388,12 @@ impl Core {
         // Relaxed: looked at again after the node's lock, which orders it with `close`.
         if full || self.block_capacity() == 0 || self.is_array() || self.dead.load(Relaxed) {
             return self.take_in(b);
+        }
+        if self.has_aliens() {
+            self.send_aliens(b);
+            if b.block().is_empty() {
+                return page::put_page(b);
+            }
         }
         if let Err(b) = self.here().0.put_loose(b, self.barn_most()) {
             self.flush_block(b);
@@ -342,7 +416,7 @@ impl Core {
     /// Puts objects back into their slabs.
     ///
     /// # Safety
-    /// 1. They are objects of this cache that nobody uses any more.
+    /// 1. They are objects of this cache that nobody uses any more; of a checked one, these may be any addresses.
     pub(crate) unsafe fn free_direct(&'static self, mut objects: &[*mut u8]) {
         // Relaxed: set before the handle or the object was handed out.
         if self.poison.load(Relaxed) {
@@ -352,6 +426,11 @@ impl Core {
             }
         }
         while let Some(&first) = objects.first() {
+            // SAFETY: by (1).
+            if unsafe { self.free_checked(first) } {
+                objects = &objects[1..];
+                continue;
+            }
             // SAFETY: by (1) it lies in a slab; of this cache, or by now of its heir.
             let slab = unsafe { slab_of(first) };
             let core = slab.cache().unwrap_or(self);
@@ -373,15 +452,23 @@ impl Core {
         if put.refused > 0 {
             self.refuse(put.refused);
         }
+        let (heir, done) = (put.heir, put.done);
+        self.after_put(put, keep);
+        match heir {
+            Some(heir) if done == 0 => self.free_chained(heir, objects[0]),
+            _ => done,
+        }
+    }
+
+    /// What is left to do when objects were put back: counts, slabs that are free, and a cache that has died meanwhile.
+    pub(crate) fn after_put(&'static self, put: Put, keep: bool) {
+        self.counters.free_add_partial.add(u64::from(put.added));
+        self.counters.free_remove_partial.add(u64::from(put.removed));
         self.give(put.released);
         // Relaxed: as in `close`, whose last look at the empty slabs took the node's lock either after us, or before, and then we
         // see this.
         if keep && self.dead.load(Relaxed) {
             self.release_empty(); // died meanwhile: a slab we kept is nobody's
-        }
-        match put.heir {
-            Some(heir) if put.done == 0 => self.free_chained(heir, objects[0]),
-            _ => put.done,
         }
     }
 }

@@ -31,6 +31,7 @@ impl Core {
         self.dead.store(true, Relaxed);
         self.take_back(taken);
         self.empty_barns();
+        self.take_tables(true);
         self.release_empty();
         let held = parent.hold(); // for as long as this one is there
         debug_assert!(held);

@@ -55,7 +55,7 @@ fn run(n: u32, pinned: bool) {
     let Some(core) = (unsafe { work.core.load(Relaxed).as_ref() }) else { return };
     let site = Site::from_index(n);
     let here = if pinned { take_here(core.word(), site) } else { None };
-    let taken = here.unwrap_or_else(|| take_remotely(core.word(), |s| s == site));
+    let taken = here.unwrap_or_else(|| take_remotely(core, |s| s == site));
     work.found.store(taken.cpus > 0, Relaxed);
     core.take_back(taken);
 }
@@ -111,9 +111,9 @@ fn take_here(word: Word, site: Site) -> Option<Taken> {
 }
 
 /// Takes the blocks of regions by the remote drain: one membarrier for all of them.
-fn take_remotely(word: Word, wanted: impl Fn(Site) -> bool) -> Taken {
-    let mut taken = Taken::NOTHING;
-    percpu::stop(|site| wanted(site) && holds(word.load(site)), |stopped| taken.take(stopped, word));
+fn take_remotely(core: &Core, wanted: impl Fn(Site) -> bool) -> Taken {
+    let (word, mut taken) = (core.word(), Taken::NOTHING);
+    core.stop(|site| wanted(site) && holds(word.load(site)), |stopped| taken.take(stopped, word));
     taken
 }
 
@@ -136,7 +136,8 @@ impl Core {
     pub(crate) fn flush_locked(&'static self, down: impl Fn(u32) -> bool) -> u32 {
         order::assert_held(Rank::Cpus);
         let mut flushed = 0;
-        if work::on() {
+        // (Simulated CPUs have no work items.)
+        if work::on() && self.machine().is_none() {
             let _items = order::flush();
             // Queue all, then wait for all: the CPUs work side by side. Those that hold nothing are left in peace.
             for (site, work) in percpu::all_sites().zip(cpu_works()) {
@@ -153,7 +154,7 @@ impl Core {
                 flushed += u32::from(work.found.load(Relaxed));
             }
         } else {
-            let taken = take_remotely(self.word(), |_| true);
+            let taken = take_remotely(self, |_| true);
             flushed = taken.cpus;
             self.take_back(taken);
         }
@@ -167,7 +168,7 @@ impl Core {
         self.flush_chain(taken.chain);
     }
 
-    fn flush_chain(&'static self, mut chain: BlockNo) {
+    pub(crate) fn flush_chain(&'static self, mut chain: BlockNo) {
         while chain.is_some() {
             let b = chain;
             chain = b.block().next();
@@ -200,12 +201,19 @@ impl Core {
         }
     }
 
+    /// Gives the empty slabs of one node back.
+    pub(crate) fn shrink_node(&'static self, n: usize) {
+        if let Some(node) = self.nodes.get(n) {
+            self.give(node.take_empty());
+        }
+    }
+
     /// Takes the blocks of all CPUs, and marks their words: from now on nothing is parked there. `None`: the kernel refused the fence,
     /// and CPUs' words are as they were.
     pub(crate) fn mark_dead(&'static self) -> Option<Taken> {
         let word = self.word();
         let mut taken = Taken::NOTHING;
-        if percpu::stop(|_| true, |stopped| taken.add(stopped.take(word, DEAD))) {
+        if self.stop(|_| true, |stopped| taken.add(stopped.take(word, DEAD))) {
             return Some(taken);
         }
         self.take_back(taken);
@@ -222,6 +230,7 @@ impl Core {
         self.dead.store(true, Relaxed);
         self.flush_chain(taken.chain);
         self.empty_barns();
+        self.take_tables(true);
         self.release_empty();
         self.drop_handle();
     }

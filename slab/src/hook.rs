@@ -4,6 +4,7 @@
 //! Handed to by [`cache`](crate::cache), [`typed`](crate::typed) and [`fork`](crate::fork); hands to whoever registered.
 
 use crate::lock::Lock;
+use crate::slab::Slab;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// What a keeper of freed objects offers.
@@ -19,6 +20,39 @@ pub struct Hook {
     pub at_fork: fn(),
     /// It has forked; true: this is the child.
     pub after_fork: fn(bool),
+}
+
+/// Calls back after a grace period: what a cache of [type-stable](crate::StableBuilder::type_stable) memory asks of whoever knows its readers.
+///
+/// # Safety
+/// 1. [`Call::run`] is called only after every section has ended in which an object could have been found that was freed before
+///    [`after`](Self::after) was called; and those accesses *happen before* it.
+pub unsafe trait Grace: Sync {
+    /// Keeps the call, and runs it after a grace period. Called on slow paths of frees, in whatever thread those are in: must not wait, or
+    /// use any cache. A call that is dropped leaks its memory.
+    fn after(&self, call: Call);
+}
+
+/// A slab that is to go after a grace period.
+#[must_use = "dropped, its memory is leaked"]
+pub struct Call(&'static Slab);
+
+impl Call {
+    pub(crate) fn new(slab: &'static Slab) -> Call {
+        Call(slab)
+    }
+    /// Drops the values and gives the memory back. Must not be called from inside [`Grace::after`] before the grace period has ended.
+    pub fn run(self) {
+        if let Some(core) = self.0.cache() {
+            core.give_late(self.0);
+        }
+    }
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Call")
+    }
 }
 
 /// Hooks there can be.

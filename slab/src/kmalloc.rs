@@ -3,12 +3,12 @@
 //! Handed to by users, [`slab_box`](crate::slab_box) and `quietus`; hands to [`front`](crate::front), [`bulk`](crate::bulk) and
 //! [`large`](crate::large).
 
-use crate::cache::{Core, Recipe};
+use crate::cache::{Core, Recipe, Tables};
 use crate::lock::{self, Lock};
 use crate::percpu::Word;
 use crate::size_class::{CLASSES, STRIDES, class_of};
 use crate::slab::Slab;
-use crate::{AllocError, front, large, segment};
+use crate::{AllocError, cpu, front, large, segment};
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
 use std::ptr::{NonNull, null_mut};
@@ -83,6 +83,11 @@ fn make(class: usize) -> Result<&'static Core, AllocError> {
     if lock::held() {
         return Err(AllocError); // in a signal handler that interrupted the allocator
     }
+    let tables = match tables_class(cpu::topology().nodes) {
+        None => Tables::None,
+        Some(host) if host == class => Tables::Own,
+        Some(host) => Tables::Of(cache(host)?),
+    };
     let _making = MAKING.lock();
     // Acquire: as in `cache`. SAFETY: cores live for ever.
     if let Some(core) = unsafe { CACHES[class].load(Acquire).as_ref() } {
@@ -91,21 +96,27 @@ fn make(class: usize) -> Result<&'static Core, AllocError> {
     let core = Core::create(&Recipe {
         name: NAMES[class],
         stride: STRIDES[class],
-        cap: None,
         // Relaxed: a setting, read when a class is made.
         poison: POISONED.load(Relaxed),
-        array: false,
         mixed: STRIDES[class] <= MIXED_MOST,
-        typed: false,
-        drop: None,
-        source: None,
-        account: None,
+        tables,
+        ..Recipe::default()
     })?;
     // Release: pairs with the Acquire in `cache`.
     CACHES[class].store(std::ptr::from_ref(core).cast_mut(), Release);
     // Release: pairs with the Acquire in `alloc`.
     WORDS[class].store(core.word().get(), Release);
     Ok(core)
+}
+
+/// The class that tables for so many nodes are objects of; one node needs none.
+fn tables_class(nodes: u16) -> Option<usize> {
+    Layout::array::<u32>(usize::from(nodes)).ok().filter(|_| nodes > 1).and_then(class_of)
+}
+
+/// The size class that tables for so many nodes are objects of.
+pub(crate) fn tables(nodes: u16) -> Tables {
+    tables_class(nodes).and_then(|class| cache(class).ok()).map_or(Tables::None, Tables::Of)
 }
 
 /// From now on, size classes fill freed objects with [`POISON`](crate::POISON) (those already in use do not): a debugging aid.
@@ -164,7 +175,7 @@ pub unsafe fn usable_size(ptr: NonNull<u8>) -> usize {
     // SAFETY: by (1).
     let slab = unsafe { segment::slab_of(ptr.as_ptr()) };
     match slab.cache() {
-        Some(core) => core.stride() as usize,
+        Some(core) => core.usable() as usize,
         None => {
             // Relaxed: constant while the object is out.
             let bytes = segment::Segment::of(slab).bytes.load(Relaxed);

@@ -23,7 +23,7 @@ pub(crate) fn alloc(layout: Layout) -> Result<NonNull<u8>, AllocError> {
     // begins behind all descriptors.
     let offset = layout.align().max(OFFSET);
     debug_assert!(offset >= OFFSET && (offset < SLAB_BYTES || offset >= crate::segment::HEADER));
-    let (object, slab) = Pool::of(None).map_large(layout.size(), offset)?;
+    let (object, slab) = Pool::of(None, false).map_large(layout.size(), offset)?;
     slab.assign_large(layout.size());
     Ok(object)
 }

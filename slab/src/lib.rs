@@ -5,6 +5,10 @@
 //! | objects of one type | [`Cache`], which hands out [`SlabBox`]es |
 //! | memory by layout | [`alloc`], [`free`], [`free_bulk`] |
 //! | memory of one's own making | [`PageSource`] |
+//! | objects that stay constructed, or of one type for their readers | [`StableCache`] |
+//! | nodes, and CPUs that come and go | [`Cache::alloc_for_node`], [`NodePolicy`], [`cpu_down`], [`Machine`] |
+//! | memory back to the system | [`Cache::shrink`], [`shrink_all`], [`reap`], [`reaper`] |
+//! | what there is | [`Cache::stats`], [`slabinfo()`] |
 //!
 //! Allocation and free take a few nanoseconds on the CPU's own block of pointers. Objects may be freed from any thread, and outlive
 //! their cache's handle.
@@ -20,12 +24,14 @@
 //!
 //! Unsafe code is what an allocator is made of; each module says why it may.
 
-// The modules in path order, inside out; each uses only those above it (but `slab`, `node` and `orphan` know
+// The modules in path order, inside out; each uses only those above it (but `slab`, `node`, `debug` and `orphan` know
 // `cache`'s core by name, `rseq` where `percpu` puts things, and `fork` all that a fork has to stop):
 //
-// `os`, `cpu` (the machine) → `fork`, `lock` (inside its gate), `stats` → `source` ([`PageSource`]) → `page` (blocks: pages of pointers) → `rseq`, `percpu` (a word
-// per CPU) → `slab`, `segment` (bitmaps; address → slab) → `node` (barn, partial slabs) → `hook`, `orphan` → `order`, `process`, `work` (long locks, threads) → `cache` (slow paths), `life`, `flush`, `chain`, `hotplug` → `report` → `large` → `front`
-// (fast paths) → `bulk` → `size_class`, `kmalloc`, `slab_box`, `typed` (the doors), `end`, `array`, `sheaf`.
+// `os`, `cpu` (the machine) → `fork`, `lock` (inside its gate), `stats` → `source` ([`PageSource`]) → `page` (blocks: pages of pointers) →
+// `machine`, `rseq`, `percpu` (a word per CPU) → `slab`, `known`, `segment` (bitmaps; address → slab) → `list`, `node` (barn, partial slabs),
+// `debug` (checks), `alien` → `hook`, `orphan` → `order`, `process`, `work` (long locks, threads) → `cache` (slow paths), `place`, `life`,
+// `merge`, `flush`, `chain`, `hotplug`, `reap` → `report`, `slabinfo` → `large` → `front` (fast paths) → `bulk` → `size_class`, `kmalloc`,
+// `slab_box`, `typed`, `construct` (the doors), `end`, `array`, `sheaf`.
 mod os;
 mod cpu;
 mod fork;
@@ -34,6 +40,7 @@ mod stats;
 mod source;
 mod account;
 mod page;
+mod machine;
 #[cfg_attr(
     not(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu", not(quietus_portable))),
     path = "rseq_absent.rs"
@@ -41,19 +48,27 @@ mod page;
 mod rseq;
 mod percpu;
 mod slab;
+mod known;
 mod segment;
+mod list;
 mod node;
+mod debug;
+mod alien;
 mod hook;
 mod orphan;
 mod order;
 mod process;
 mod work;
 mod cache;
+mod place;
 mod life;
+mod merge;
 mod flush;
 mod chain;
 mod hotplug;
+mod reap;
 mod report;
+mod slabinfo;
 mod large;
 mod front;
 mod bulk;
@@ -61,6 +76,7 @@ mod size_class;
 mod kmalloc;
 mod slab_box;
 mod typed;
+mod construct;
 mod end;
 mod array;
 mod sheaf;
@@ -69,21 +85,31 @@ pub use account::Account;
 pub use array::PrefillError;
 pub use bulk::free_bulk;
 pub use cache::POISON;
+pub use construct::{Stable, StableBuilder, StableCache};
 pub use cpu::{Topology, topology};
+pub use debug::{
+    Corruption, DebugFlags, EnvError, Fault, Owner, POISON_END, POISON_FREE, POISON_INUSE, RED_ACTIVE, RED_INACTIVE,
+    Side, environment, on_corruption,
+};
 pub use end::{ChainError, DestroyError, Unchainable};
 pub use flush::shrink_all;
+pub use hook::{Call, Grace};
 pub use hotplug::{cpu_down, cpu_up};
 pub use kmalloc::{alloc, alloc_bulk, free, set_poison, shrink, usable_size};
+pub use machine::Machine;
 pub use page::{PageStats, page_stats};
 pub use percpu::rseq_report;
+pub use place::NodePolicy;
+pub use reap::{Reaped, reap, reaper};
 pub use report::all_stats;
 pub use segment::SLAB_BYTES;
 pub use sheaf::Sheaf;
 pub use slab_box::SlabBox;
+pub use slabinfo::{Row, SlabInfo, slabinfo};
 #[cfg(all(target_os = "linux", not(quietus_portable)))]
 pub use source::MmapSource;
 pub use source::{FailingSource, HeapSource, PageSource};
-pub use stats::CacheStats;
+pub use stats::{CacheStats, NodeStats};
 pub use typed::{BuildError, Cache, CacheBuilder};
 pub use work::{WorkStats, work_stats, workers};
 
@@ -103,8 +129,9 @@ impl std::error::Error for AllocError {}
 #[doc(hidden)]
 pub mod raw {
     pub use crate::bulk::recycle;
-    pub use crate::cpu::current as current_cpu;
+    pub use crate::cpu::{current as current_cpu, pretend};
     pub use crate::hook::{Hook, hook};
+    pub use crate::hotplug::fail_at;
     pub use crate::kmalloc::slab;
     pub use crate::lock::held;
     pub use crate::lock::{Held, Lock};
@@ -114,6 +141,7 @@ pub mod raw {
         try_page,
     };
     pub use crate::percpu::{Site, Stopped, Word, all_sites, pack, regions, sites, stop, unpack};
+    pub use crate::reap::{follow, reaper_sleeps};
     pub use crate::report::cores_in_use;
     pub use crate::segment::{GRANULE, SEGMENT, place};
     pub use crate::slab::{LARGE_LANE, Slab, drop_value};

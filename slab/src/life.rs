@@ -11,15 +11,20 @@
 //! The life count: Release to drop, Acquire fence by the last (as in `Arc`). Fields set at creation are read by
 //! threads that got the handle or an object, so after the creation.
 
-use crate::cache::{Core, LEAST, MOST, Recipe};
+use crate::alien::Table;
+use crate::cache::{Core, LEAST, MOST, Recipe, Tables};
+use crate::debug::Plan;
 use crate::lock::Lock;
-use crate::node::{Node, Released};
+use crate::machine::Machine;
+use crate::merge::Sharers;
+use crate::node::Node;
 use crate::page::SLOTS;
-use crate::percpu::{self, Word};
+use crate::percpu::Word;
 use crate::segment::{Pool, SLAB_BYTES};
+use crate::slab::Slab;
 use crate::stats::Counters;
 use crate::work::{self, ANYWHERE, Item};
-use crate::{AllocError, array, cpu};
+use crate::{AllocError, array, cpu, reap};
 use std::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
@@ -52,9 +57,12 @@ impl Core {
 
     fn try_create(recipe: &Recipe) -> Result<&'static Core, AllocError> {
         let word = Word::allocate().ok_or(AllocError)?;
+        let topology = recipe.machine.map_or_else(cpu::topology, Machine::topology);
+        let nodes = usize::from(topology.nodes);
         let core = {
             let mut registry = REGISTRY.lock();
-            match registry.unused.pop() {
+            let fitting = registry.unused.iter().rposition(|core| core.nodes.len() == nodes);
+            match fitting.map(|i| registry.unused.swap_remove(i)) {
                 Some(core) => core,
                 None if registry.cores.len() >= MOST_CACHES => {
                     drop(registry);
@@ -63,38 +71,54 @@ impl Core {
                     return Err(AllocError);
                 }
                 None => {
-                    let core: &'static Core = Box::leak(Box::new(Core::blank(registry.cores.len() as u16 + 1)));
+                    let core: &'static Core = Box::leak(Box::new(Core::blank(registry.cores.len() as u16 + 1, nodes)));
                     registry.cores.push(core);
                     core
                 }
             }
         };
         let cap = recipe.cap.unwrap_or((BLOCK_TARGET / recipe.stride).max(2)).min(SLOTS);
+        let (stride, poison) = core.debug.set(recipe.name, recipe.debug, recipe.stride, recipe.poison);
         *core.name.lock() = recipe.name;
         // Relaxed: published by `lives` below, or by the handle.
-        core.stride.store(recipe.stride, Relaxed);
-        core.cap.store(if recipe.poison { 0 } else { cap }, Relaxed);
+        core.stride.store(stride, Relaxed);
+        core.cap.store(if poison || core.debug.is_on() { 0 } else { cap }, Relaxed);
         core.word.store(word.get(), Relaxed);
         core.mixed.store(recipe.mixed, Relaxed);
         core.typed.store(recipe.typed, Relaxed);
         core.drop.store(recipe.drop.map_or(std::ptr::null_mut(), |f| f as *mut ()), Relaxed);
-        core.poison.store(recipe.poison, Relaxed);
+        core.poison.store(poison, Relaxed);
         core.array.store(recipe.array, Relaxed);
         if recipe.array {
             array::note();
         }
         core.dead.store(false, Relaxed);
         *core.account.lock() = recipe.account;
-        let pool = Pool::of(recipe.source);
+        let pool = Pool::of(recipe.source, core.debug.is_hardened());
         // Relaxed: published by `lives` below, or by the handle.
         core.pool.store(std::ptr::from_ref(pool).cast_mut(), Relaxed);
+        core.machine.store(recipe.machine.map_or(std::ptr::null_mut(), |m| std::ptr::from_ref(m).cast_mut()), Relaxed);
+        let tables = if core.debug.is_on() { Tables::None } else { recipe.tables };
+        let host = match tables {
+            Tables::Own => Some(core),
+            Tables::Of(host) => Some(host).filter(|host| host.hold()),
+            Tables::None => None,
+        };
+        let host = host.filter(|host| host.stride() as usize >= Table::bytes(nodes as u16));
+        // Relaxed: as above.
+        core.tables.store(host.map_or(std::ptr::null_mut(), |host| std::ptr::from_ref(host).cast_mut()), Relaxed);
+        core.nodes.iter().for_each(Node::open);
+        // Relaxed: as above.
+        core.policy.store(recipe.policy.number(), Relaxed);
+        *core.construct.lock() = recipe.construct;
+        *core.sharers.lock() = Sharers::new(Core::mergeable(recipe));
         core.counters.reset();
         // Release: a lookup in the registry that sees a live core sees its fields.
         core.lives.store(1, Release);
         Ok(core)
     }
 
-    fn blank(id: u16) -> Core {
+    fn blank(id: u16, nodes: usize) -> Core {
         Core {
             id,
             name: Lock::new(""),
@@ -112,7 +136,14 @@ impl Core {
             end: Item::new(|id, _| Core::by_id(id as u16).retire_core(), u32::from(id)),
             account: Lock::new(None),
             pool: AtomicPtr::new(std::ptr::null_mut()),
-            nodes: (0..cpu::topology().nodes).map(|_| Node::default()).collect(),
+            machine: AtomicPtr::new(std::ptr::null_mut()),
+            tables: AtomicPtr::new(std::ptr::null_mut()),
+            policy: AtomicU32::new(0),
+            turn: AtomicU32::new(0),
+            construct: Lock::new(None),
+            sharers: Lock::new(Sharers::default()),
+            nodes: (0..nodes).map(|_| Node::default()).collect(),
+            debug: Plan::default(),
             counters: Counters::default(),
         }
     }
@@ -122,6 +153,12 @@ impl Core {
         self.counters.slabs_taken.add(1);
         // Relaxed: a new life comes from one that is held.
         self.lives.fetch_add(1, Relaxed);
+    }
+
+    /// Has it slabs?
+    pub(crate) fn is_in_use(&self) -> bool {
+        // Relaxed: a look.
+        self.lives.load(Relaxed) > 1 && self.nodes.iter().any(|node| node.slabs() > 0)
     }
 
     /// The core with this id, which somebody keeps from ending.
@@ -154,20 +191,20 @@ impl Core {
         }
     }
 
-    /// Gives slabs that have become free to their pools.
-    pub(crate) fn give(&'static self, mut released: Released) {
-        let slabs = released.count();
-        if slabs == 0 {
-            return;
+    /// Gives a slab that is free to its pool.
+    pub(crate) fn put_away(&'static self, slab: &'static Slab) {
+        let origin = slab.origin();
+        self.forget(slab);
+        Pool::put_slab(slab);
+        if origin != 0 {
+            Self::by_id(origin).drop_lives(1); // kept for this slab
         }
-        while let Some(slab) = released.pop() {
-            let origin = slab.origin();
-            Pool::put_slab(slab);
-            if origin != 0 {
-                Self::by_id(origin).drop_lives(1); // kept for this slab
-            }
-        }
+    }
+
+    /// So many slabs were given to their pools.
+    pub(crate) fn given(&'static self, slabs: u32) {
         self.counters.slabs_given.add(u64::from(slabs));
+        reap::stir();
         self.uncharge(slabs);
         self.drop_lives(slabs);
     }
@@ -208,19 +245,20 @@ impl Core {
     #[cold]
     fn retire_core(&'static self) {
         let word = self.word();
-        percpu::stop(
+        self.stop(
             |site| word.load(site) != 0,
             |stopped| {
                 stopped.take(word, 0);
             },
         );
-        if percpu::all_sites().any(|site| word.load(site) != 0) {
+        if self.all_sites().any(|site| word.load(site) != 0) {
             return; // the kernel refused the fence: the number is lost, nothing else
         }
         // Relaxed: nobody else knows the core any more.
         self.word.store(Word::NONE.get(), Relaxed);
         // SAFETY: the word is 0 everywhere, and nobody knows it any more.
         unsafe { word.release() };
+        let host = self.host().filter(|&host| !std::ptr::eq(host, self));
         let parent = self.parent();
         // Relaxed: nobody else knows the core any more.
         self.parent.store(std::ptr::null_mut(), Relaxed);
@@ -228,6 +266,9 @@ impl Core {
         REGISTRY.lock().unused.push(self);
         if let Some(parent) = parent {
             parent.drop_lives(1);
+        }
+        if let Some(host) = host {
+            host.drop_lives(1);
         }
     }
 }

@@ -134,6 +134,11 @@ impl<T> DerefMut for Held<'_, T> {
     }
 }
 
+/// Waits for a mutex that is held while others work: outside the gate, without a mark. Each process has its own ([`process`](crate::process)).
+pub(crate) fn long<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What threads wait for that hold a [`Lock`], which they give up meanwhile. (They stay marked: they have it again before they go on.)
 #[derive(Debug, Default)]
 pub(crate) struct Signal(Condvar);

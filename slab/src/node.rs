@@ -6,28 +6,34 @@
 //! The lock orders everything here. Blocks that leave are owned by whoever took them.
 
 use crate::AllocError;
+use crate::alien::Table;
 use crate::cache::Core;
+use crate::list::{Bins, List};
 use crate::lock::{Held, Lock};
 use crate::page::{self, BlockNo};
+use crate::segment::Pool;
 use crate::slab::Slab;
+use crate::stats::NodeStats;
 use std::ptr::null_mut;
+
+mod frozen;
 
 /// Empty slabs a node keeps before it gives them back.
 const EMPTY_KEPT: u32 = 1;
 
 #[derive(Default)]
 pub(crate) struct Node {
-    state: Lock<State>,
+    pub(crate) state: Lock<State>,
 }
 
-struct State {
+pub(crate) struct State {
     /// Chain of blocks with objects, ready to be installed.
     full: BlockNo,
     full_count: u32,
     /// Block that loose objects collect in.
     filling: BlockNo,
     /// Slabs with some objects free.
-    partial: List,
+    partial: Bins,
     /// The same of another type than the cache's: nothing is allocated from them.
     guests: List,
     /// Slabs with all objects free.
@@ -35,6 +41,14 @@ struct State {
     slabs: u32,
     /// The cache is chained: its slabs go to this one.
     heir: Option<&'static Core>,
+    /// Objects of other nodes; see [`alien`](crate::alien).
+    pub(crate) alien: Option<Table>,
+    /// Was anything used since the reaper was here?
+    pub(crate) touched: bool,
+    /// The fewest full blocks there were since then.
+    pub(crate) low: u32,
+    /// The last CPU of the node has gone, or the cache is over: no barn, no table.
+    pub(crate) shut: bool,
 }
 
 impl Default for State {
@@ -43,116 +57,16 @@ impl Default for State {
             full: BlockNo::NONE,
             full_count: 0,
             filling: BlockNo::NONE,
-            partial: List::default(),
+            partial: Bins::default(),
             guests: List::default(),
             empty: List::default(),
             slabs: 0,
             heir: None,
+            alien: None,
+            touched: false,
+            low: 0,
+            shut: false,
         }
-    }
-}
-
-/// A doubly linked list through the descriptors.
-struct List {
-    head: *mut Slab,
-    tail: *mut Slab,
-    len: u32,
-}
-
-impl Default for List {
-    fn default() -> Self {
-        List { head: null_mut(), tail: null_mut(), len: 0 }
-    }
-}
-
-// SAFETY: descriptors are immovable and reached only under the node's lock.
-unsafe impl Send for List {}
-
-impl List {
-    fn push(&mut self, slab: &'static Slab) {
-        let this = std::ptr::from_ref(slab).cast_mut();
-        // SAFETY: slabs on a list are mapped.
-        match unsafe { self.head.as_ref() } {
-            Some(head) => head.set_links(this, head.next()),
-            None => self.tail = this,
-        }
-        slab.set_links(null_mut(), self.head);
-        self.head = this;
-        self.len += 1;
-    }
-    fn push_last(&mut self, slab: &'static Slab) {
-        let this = std::ptr::from_ref(slab).cast_mut();
-        // SAFETY: slabs on a list are mapped.
-        match unsafe { self.tail.as_ref() } {
-            Some(tail) => tail.set_links(tail.prev(), this),
-            None => self.head = this,
-        }
-        slab.set_links(self.tail, null_mut());
-        self.tail = this;
-        self.len += 1;
-    }
-    fn remove(&mut self, slab: &'static Slab) {
-        let (prev, next) = (slab.prev(), slab.next());
-        // SAFETY: slabs on a list are mapped.
-        match unsafe { prev.as_ref() } {
-            Some(p) => p.set_links(p.prev(), next),
-            None => self.head = next,
-        }
-        // SAFETY: as above.
-        match unsafe { next.as_ref() } {
-            Some(n) => n.set_links(prev, n.next()),
-            None => self.tail = prev,
-        }
-        self.len -= 1;
-    }
-    fn first(&self) -> Option<&'static Slab> {
-        // SAFETY: slabs on a list are mapped, and live until taken off it.
-        unsafe { self.head.as_ref() }
-    }
-}
-
-impl List {
-    /// Sorts by free objects, fewest first: allocations take from the front, so that the emptiest may become free.
-    fn sort(&mut self) {
-        self.head = sort(self.head, self.len);
-        let (mut prev, mut at) = (null_mut(), self.head);
-        // SAFETY: slabs on a list are mapped.
-        while let Some(slab) = unsafe { at.as_ref() } {
-            let next = slab.next();
-            slab.set_links(prev, next);
-            (prev, at) = (at, next);
-        }
-        self.tail = prev;
-    }
-}
-
-/// Merge sort of the first `n` slabs of a chain, which are cut off. Stable; follows and sets `next` alone.
-fn sort(chain: *mut Slab, n: u32) -> *mut Slab {
-    // SAFETY: slabs on a list are mapped.
-    let at = |p: *mut Slab| unsafe { p.as_ref() };
-    let Some(first) = at(chain) else { return chain };
-    if n < 2 {
-        first.set_links(null_mut(), null_mut());
-        return chain;
-    }
-    let mut second = chain;
-    for _ in 0..n / 2 {
-        second = at(second).map_or(null_mut(), Slab::next);
-    }
-    let (mut a, mut b) = (sort(chain, n / 2), sort(second, n - n / 2));
-    let (mut head, mut tail): (*mut Slab, Option<&Slab>) = (null_mut(), None);
-    loop {
-        let taken = match (at(a), at(b)) {
-            (None, None) => return head,
-            (Some(x), Some(y)) if y.free() < x.free() => std::mem::replace(&mut b, y.next()),
-            (Some(x), _) => std::mem::replace(&mut a, x.next()),
-            (None, Some(y)) => std::mem::replace(&mut b, y.next()),
-        };
-        match tail {
-            Some(tail) => tail.set_links(null_mut(), taken),
-            None => head = taken,
-        }
-        tail = at(taken);
     }
 }
 
@@ -191,6 +105,9 @@ pub(crate) struct Put {
     pub(crate) released: Released,
     /// Objects refused as free already.
     pub(crate) refused: u32,
+    /// Slabs that were full, and are partial now; that were partial, and are empty now.
+    pub(crate) added: u32,
+    pub(crate) removed: u32,
     /// The next one's slab is chained to this cache.
     pub(crate) heir: Option<&'static Core>,
 }
@@ -209,10 +126,8 @@ impl Node {
     /// A block with objects from the barn.
     pub(crate) fn take_block(&self) -> Option<BlockNo> {
         let mut s = self.state.lock();
-        let b = s.full;
-        if b.is_some() {
-            s.full = b.block().next();
-            s.full_count -= 1;
+        s.touched = true;
+        if let Some(b) = s.pop_full() {
             return Some(b);
         }
         Some(std::mem::replace(&mut s.filling, BlockNo::NONE)).filter(|b| b.is_some())
@@ -221,7 +136,8 @@ impl Node {
     /// Puts a block with objects into the barn; gives it back if the barn has `most` already.
     pub(crate) fn put_block(&self, b: BlockNo, most: u32) -> Result<(), BlockNo> {
         let mut s = self.state.lock();
-        if s.full_count >= most {
+        s.touched = true;
+        if s.full_count >= most || s.shut {
             return Err(b);
         }
         s.put_full(b);
@@ -231,6 +147,10 @@ impl Node {
     /// Merges the objects of a partly filled block into the barn's filling one; a block that overflows `most` comes back.
     pub(crate) fn put_loose(&self, b: BlockNo, most: u32) -> Result<(), BlockNo> {
         let mut s = self.state.lock();
+        s.touched = true;
+        if s.shut {
+            return Err(b);
+        }
         let mut filling = std::mem::replace(&mut s.filling, b);
         if !filling.is_some() {
             return Ok(());
@@ -264,20 +184,20 @@ impl Node {
     /// Fills `b` with up to `most` free objects of this node's slabs. No slab, nothing added.
     pub(crate) fn refill(&self, b: BlockNo, most: u32) -> u32 {
         let mut s = self.state.lock();
+        s.touched = true;
         let mut got = 0;
         while got < most {
             if let Some(slab) = s.partial.first() {
+                let before = slab.free();
                 got += slab.take(most - got, |p| {
                     // SAFETY: `b` is the caller's, and has room for `most`.
                     let pushed = unsafe { b.block().push(p) };
                     debug_assert!(pushed);
                 });
-                if slab.free() == 0 {
-                    s.partial.remove(slab);
-                }
+                s.taken_from(slab, before);
             } else if let Some(slab) = s.empty.first() {
                 s.empty.remove(slab);
-                s.partial.push(slab);
+                s.partial.list(slab).push(slab);
             } else {
                 break;
             }
@@ -288,24 +208,25 @@ impl Node {
     /// One free object of this node's slabs.
     pub(crate) fn take_one(&self) -> Option<*mut u8> {
         let mut s = self.state.lock();
+        s.touched = true;
         if s.partial.first().is_none() {
             let slab = s.empty.first()?;
             s.empty.remove(slab);
-            s.partial.push(slab);
+            s.partial.list(slab).push(slab);
         }
         let slab = s.partial.first()?;
-        let mut object = null_mut();
+        let (mut object, before) = (null_mut(), slab.free());
         slab.take(1, |p| object = p);
-        if slab.free() == 0 {
-            s.partial.remove(slab);
-        }
+        s.taken_from(slab, before);
         Some(object)
     }
 
     /// Takes a slab from the pool and lists it as empty.
     pub(crate) fn grow(&self, core: &'static Core, node: u16) -> Result<(), AllocError> {
-        let slab = core.pool().take_slab()?;
+        let slab = core.pool().take_slab(node)?;
         slab.assign(core, node);
+        core.prepare(slab).inspect_err(|_| Pool::put_slab(slab))?;
+        core.construct(slab);
         core.slab_added();
         core.charge(1);
         let mut s = self.state.lock();
@@ -316,8 +237,9 @@ impl Node {
 
     /// Puts objects back into their slabs, as long as they are `core`'s and belong to this node: stops at the first that does not.
     pub(crate) fn put_objects(&self, core: &'static Core, node: u16, objects: &[*mut u8], keep_empty: bool) -> Put {
-        let mut put = Put { done: 0, released: Released::none(), refused: 0, heir: None };
+        let mut put = Put { done: 0, released: Released::none(), refused: 0, added: 0, removed: 0, heir: None };
         let mut s = self.state.lock();
+        s.touched = true;
         for &p in objects {
             // SAFETY: the caller owns the objects.
             let slab = unsafe { crate::segment::slab_of(p) };
@@ -330,15 +252,19 @@ impl Node {
                 break;
             }
             put.done += 1;
-            let was_full = slab.free() == 0;
+            let before = slab.free();
             if !slab.put(p) {
                 put.refused += 1;
                 continue;
             }
-            if was_full {
+            if before == 0 {
+                put.added += 1;
                 s.listed(slab).push(slab);
+            } else if !slab.is_guest() {
+                s.partial.rebin(slab, before);
             }
             if slab.is_empty() {
+                put.removed += 1;
                 s.listed(slab).remove(slab);
                 // A slab that came from a chained cache is not kept: nor is that cache, then.
                 if keep_empty && slab.origin() == 0 && s.empty.len < EMPTY_KEPT {
@@ -365,7 +291,7 @@ impl Node {
     /// Slabs that [`move_partial`](Self::move_partial) would move.
     pub(crate) fn movable(&self) -> u32 {
         let s = self.state.lock();
-        s.partial.len + s.guests.len
+        s.partial.len() + s.guests.len
     }
 
     /// Moves up to `most` partial slabs of node `n` of a cache that is being chained to the end of its parent's, and the counts with them;
@@ -402,15 +328,54 @@ impl Node {
         Moved::Yes { stays: hand_over(slab, (&mut s, from), (&mut t, to)) }
     }
 
-    /// All blocks of the barn, as a chain.
+    /// All blocks of the barn, and those of strangers, as a chain.
     pub(crate) fn take_all_blocks(&self) -> BlockNo {
+        self.state.lock().take_all_blocks()
+    }
+
+    /// The same, and the table, which the caller frees; from now on there are none, if `shut`.
+    pub(crate) fn detach(&self, shut: bool) -> (BlockNo, Option<Table>) {
         let mut s = self.state.lock();
-        let filling = std::mem::replace(&mut s.filling, BlockNo::NONE);
-        if filling.is_some() {
-            s.put_full(filling);
+        s.shut |= shut;
+        (s.take_all_blocks(), s.alien.take())
+    }
+
+    /// Full blocks that nobody has needed since the last call, all blocks if nobody has been here: those of the node, then those of
+    /// strangers. The second call after the last use finds everything.
+    pub(crate) fn age(&self) -> (BlockNo, BlockNo, Released) {
+        let mut s = self.state.lock();
+        let (mut own, mut aliens) = (BlockNo::NONE, BlockNo::NONE);
+        let mut released = Released::none();
+        if std::mem::replace(&mut s.touched, false) {
+            for _ in 0..s.low {
+                let Some(b) = s.pop_full() else { break };
+                b.block().set_next(own);
+                own = b;
+            }
+        } else {
+            aliens = s.take_aliens(BlockNo::NONE);
+            own = s.take_all_blocks();
+            s.release_empty(&mut released);
         }
-        s.full_count = 0;
-        std::mem::replace(&mut s.full, BlockNo::NONE)
+        s.low = s.full_count;
+        (own, aliens, released)
+    }
+
+    /// Is anything here that could be given back?
+    pub(crate) fn is_idle(&self) -> bool {
+        let s = self.state.lock();
+        let aliens = s.alien.as_ref().is_some_and(|table| table.counts().0 > 0);
+        !s.full.is_some() && !s.filling.is_some() && s.empty.len == 0 && !aliens
+    }
+
+    /// Slabs.
+    pub(crate) fn slabs(&self) -> u32 {
+        self.state.lock().slabs
+    }
+
+    /// A CPU of the node has come, or a new cache begins.
+    pub(crate) fn open(&self) {
+        self.state.lock().shut = false;
     }
 
     /// Sorts the partial slabs, fullest first.
@@ -421,35 +386,37 @@ impl Node {
     /// All empty slabs.
     pub(crate) fn take_empty(&self) -> Released {
         let mut released = Released::none();
-        let mut s = self.state.lock();
-        while let Some(slab) = s.empty.first() {
-            s.empty.remove(slab);
-            s.slabs -= 1;
-            released.add(slab);
-        }
+        self.state.lock().release_empty(&mut released);
         released
     }
 
-    /// (slabs, objects free in slabs, blocks in the barn, objects in the barn).
-    pub(crate) fn counts(&self) -> (u32, u64, u32, u64) {
+    /// What it holds now. What is absent counts nothing.
+    pub(crate) fn counts(&self) -> NodeStats {
         let s = self.state.lock();
-        let mut free = 0;
-        for list in [&s.partial, &s.guests, &s.empty] {
-            let mut at = list.head;
-            // SAFETY: slabs on a list are mapped; the lock is held.
-            while let Some(slab) = unsafe { at.as_ref() } {
-                slab.check();
-                free += u64::from(slab.free());
-                at = slab.next();
-            }
-        }
-        let mut objects = u64::from(s.filling.block().len());
+        let free = |slab: &Slab| {
+            slab.check();
+            u64::from(slab.free())
+        };
+        let mut in_barn = u64::from(s.filling.block().len());
         let mut b = s.full;
         while b.is_some() {
-            objects += u64::from(b.block().len());
+            in_barn += u64::from(b.block().len());
             b = b.block().next();
         }
-        (s.slabs, free, s.full_count + u32::from(s.filling.is_some()), objects)
+        let (alien_blocks, in_alien_blocks) = s.alien.as_ref().map_or((0, 0), Table::counts);
+        NodeStats {
+            slabs: s.slabs,
+            partial_slabs: s.partial.len() + s.guests.len,
+            empty_slabs: s.empty.len,
+            free_in_slabs: s.partial.iter().chain(s.guests.iter()).chain(s.empty.iter()).map(free).sum(),
+            barn_blocks: s.full_count + u32::from(s.filling.is_some()),
+            in_barn,
+            has_table: s.alien.is_some(),
+            alien_blocks,
+            in_alien_blocks,
+            shut: s.shut,
+            ..NodeStats::default()
+        }
     }
 }
 
@@ -477,7 +444,40 @@ fn hand_over(slab: &'static Slab, from: (&mut State, &'static Core), to: (&mut S
 impl State {
     /// The list for a slab with free objects.
     fn listed(&mut self, slab: &Slab) -> &mut List {
-        if slab.is_guest() { &mut self.guests } else { &mut self.partial }
+        if slab.is_guest() { &mut self.guests } else { self.partial.list(slab) }
+    }
+
+    /// Objects of a partial slab, which had `before` free ones, were taken.
+    fn taken_from(&mut self, slab: &'static Slab, before: u16) {
+        if slab.free() == 0 { self.partial.remove(slab, before) } else { self.partial.rebin(slab, before) }
+    }
+
+    fn release_empty(&mut self, released: &mut Released) {
+        while let Some(slab) = self.empty.first() {
+            self.empty.remove(slab);
+            self.slabs -= 1;
+            released.add(slab);
+        }
+    }
+
+    fn take_all_blocks(&mut self) -> BlockNo {
+        let filling = std::mem::replace(&mut self.filling, BlockNo::NONE);
+        if filling.is_some() {
+            self.put_full(filling);
+        }
+        (self.full_count, self.low) = (0, 0);
+        let chain = std::mem::replace(&mut self.full, BlockNo::NONE);
+        self.take_aliens(chain)
+    }
+
+    fn pop_full(&mut self) -> Option<BlockNo> {
+        let b = self.full;
+        b.is_some().then(|| {
+            self.full = b.block().next();
+            self.full_count -= 1;
+            self.low = self.low.min(self.full_count);
+            b
+        })
     }
 
     fn put_full(&mut self, b: BlockNo) {

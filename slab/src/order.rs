@@ -10,6 +10,7 @@
 //! # Ordering
 //! That of the mutexes. What a thread holds is its own word.
 
+use crate::lock::long;
 use crate::process::here;
 use std::cell::Cell;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -28,7 +29,7 @@ pub(crate) enum Rank {
 /// One set of them for each process.
 #[derive(Default)]
 pub(crate) struct Locks {
-    /// CPUs that are down.
+    /// Regions of CPUs that are down: for real ones, their numbers.
     cpus: RwLock<Vec<u32>>,
     caches: Mutex<()>,
     flush: Mutex<()>,
@@ -78,6 +79,10 @@ impl Guard<RwLockReadGuard<'static, Vec<u32>>> {
 }
 
 impl Guard<RwLockWriteGuard<'static, Vec<u32>>> {
+    /// Is this CPU down?
+    pub(crate) fn is_down(&self, cpu: u32) -> bool {
+        self.0.contains(&cpu)
+    }
     /// Notes whether a CPU is down. False: it was so already.
     pub(crate) fn set_down(&mut self, cpu: u32, down: bool) -> bool {
         let known = self.0.iter().position(|&c| c == cpu);
@@ -105,13 +110,13 @@ pub(crate) fn cpus_changing() -> Guard<RwLockWriteGuard<'static, Vec<u32>>> {
 /// Keeps caches from ending and from being chained.
 pub(crate) fn caches() -> Guard<MutexGuard<'static, ()>> {
     let mark = Mark::new(Rank::Caches);
-    Guard(here().locks.caches.lock().unwrap_or_else(PoisonError::into_inner), mark)
+    Guard(long(&here().locks.caches), mark)
 }
 
 /// The CPUs' work items are the caller's.
 pub(crate) fn flush() -> Guard<MutexGuard<'static, ()>> {
     let mark = Mark::new(Rank::Flush);
-    Guard(here().locks.flush.lock().unwrap_or_else(PoisonError::into_inner), mark)
+    Guard(long(&here().locks.flush), mark)
 }
 
 #[cfg(test)]

@@ -64,7 +64,53 @@ mod imp {
         unsafe { libc::madvise(base.as_ptr().cast(), size, libc::MADV_DONTNEED) };
     }
 
+    /// Makes whole pages inaccessible. False: the system refuses.
+    ///
+    /// # Safety
+    /// 1. `base .. base + size` is whole pages mapped by this module that nobody uses.
+    pub(crate) unsafe fn guard(base: NonNull<u8>, size: usize) -> bool {
+        // SAFETY: by (1).
+        unsafe { libc::mprotect(base.as_ptr().cast(), size, libc::PROT_NONE) == 0 }
+    }
+
     pub(super) use unmap as release;
+
+    /// Has pages that are not backed yet taken from a node, if it has any left; moves those that are. A wish: what the system says to it does
+    /// not matter.
+    pub(crate) fn prefer_node(base: NonNull<u8>, size: usize, node: u16) {
+        const PREFERRED: libc::c_int = 1;
+        const MOVE: libc::c_uint = 2;
+        let mask: u64 = 1 << (node % 64);
+        // SAFETY: changes the policy of a range, not its contents; the mask has as many bits as it says.
+        unsafe {
+            libc::syscall(
+                libc::SYS_mbind,
+                base.as_ptr(),
+                size,
+                PREFERRED,
+                &raw const mask,
+                64 + 1 as libc::c_ulong,
+                MOVE,
+            )
+        };
+    }
+
+    /// The CPUs that threads of this process may run on. `None`: the system does not say.
+    pub(crate) fn allowed_cpus() -> Option<Vec<u32>> {
+        let mut all = vec![false; libc::CPU_SETSIZE as usize];
+        for task in std::fs::read_dir("/proc/self/task").ok()?.flatten() {
+            let Some(id) = task.file_name().to_str().and_then(|id| id.parse::<libc::pid_t>().ok()) else { continue };
+            // SAFETY: all zero is a valid set, which the kernel fills; `CPU_ISSET` is given numbers inside it.
+            unsafe {
+                let mut set: libc::cpu_set_t = std::mem::zeroed();
+                if libc::sched_getaffinity(id, size_of_val(&set), &mut set) == 0 {
+                    all.iter_mut().enumerate().for_each(|(cpu, may)| *may |= libc::CPU_ISSET(cpu, &set));
+                }
+            }
+        }
+        Some((0..).zip(all).filter_map(|(cpu, may)| may.then_some(cpu)).collect())
+            .filter(|all: &Vec<u32>| !all.is_empty())
+    }
 
     /// Address space for blocks: 4 GiB, a million of them. Only touched pages cost memory.
     pub(crate) const BLOCK_RANGE: usize = 4 << 30;
@@ -89,6 +135,12 @@ mod imp {
         let layout = Layout::from_size_align(size, PAGE).expect("as in `reserve`");
         // SAFETY: by (1), with the layout it was allocated with.
         unsafe { System.dealloc(base.as_ptr(), layout) }
+    }
+
+    pub(crate) fn prefer_node(_: NonNull<u8>, _: usize, _: u16) {}
+
+    pub(crate) fn allowed_cpus() -> Option<Vec<u32>> {
+        None
     }
 
     /// Room for blocks: large zeroed ranges are backed lazily by the systems we know of, but may be counted, so the

@@ -8,6 +8,7 @@
 //! The area is an array of *regions* of 64 KiB, of which only touched pages are backed. With sequences there is one region for
 //! each possible CPU, and after them the *slots*: regions used under their try-lock by threads that cannot run a sequence
 //! (not registered, or their CPU is being drained). Without sequences there are slots only, one per possible CPU.
+//! Regions of simulated CPUs ([`machine`](crate::machine)) are slots in an area of their own.
 //! The first cache line of a region holds the stop flag of a CPU, or the lock of a slot; the words
 //! behind it are handed out by [`Word::allocate`]. A word holds two block numbers, low and high.
 //!
@@ -18,6 +19,8 @@
 
 use crate::cpu;
 use crate::lock::{Held, Lock as Mutex};
+pub(crate) use crate::machine::REGION_SHIFT;
+use crate::machine::{self, Machine};
 use crate::page::{self, BlockNo};
 use crate::{fork, os, rseq};
 use std::sync::OnceLock;
@@ -27,7 +30,6 @@ use std::sync::atomic::{
 };
 use std::time::Instant;
 
-pub(crate) const REGION_SHIFT: u32 = 16;
 /// Where a region's stop flag, or lock, stands. Regions and blocks are both aligned to pages, and loads that have the page offset
 /// of an earlier store look dependent on it to the processor: so not where a block has a field that fast paths store.
 pub(crate) const STOP_OFFSET: usize = 32;
@@ -155,10 +157,9 @@ impl Word {
     }
 
     fn at(self, site: Site) -> &'static AtomicU64 {
-        let a = area();
-        debug_assert!(site.0 < a.regions && self.0.is_multiple_of(8) && self.0 < 1 << REGION_SHIFT);
-        // SAFETY: the region and the offset are inside the area, which is immortal, zeroed, and aligned to a page.
-        unsafe { &*a.base.add(((site.0 as usize) << REGION_SHIFT) + self.0 as usize).cast::<AtomicU64>() }
+        debug_assert!(self.0.is_multiple_of(8) && self.0 < 1 << REGION_SHIFT);
+        // SAFETY: the region and the offset are inside an area, which is immortal, zeroed, and aligned to a page.
+        unsafe { &*region(site).add(self.0 as usize).cast::<AtomicU64>() }
     }
 
     /// The value in a region: a stale look, to be confirmed by [`exchange`](Self::exchange).
@@ -305,31 +306,57 @@ pub(crate) fn take_slots(end: Instant) -> Vec<Lock> {
 
 /// A CPU's stop flag, or a slot's lock: both stand at `STOP_OFFSET`.
 fn stop_flag(site: Site) -> &'static AtomicU32 {
+    // SAFETY: inside a region of an immortal area.
+    unsafe { &*region(site).add(STOP_OFFSET).cast::<AtomicU32>() }
+}
+
+/// First byte of a region.
+fn region(site: Site) -> *mut u8 {
     let a = area();
-    // SAFETY: inside a region of the immortal area.
-    unsafe { &*a.base.add(((site.0 as usize) << REGION_SHIFT) + STOP_OFFSET).cast::<AtomicU32>() }
+    if site.0 < machine::FIRST {
+        debug_assert!(site.0 < a.regions);
+        return a.base.wrapping_add((site.0 as usize) << REGION_SHIFT);
+    }
+    machine::base(site.0)
 }
 
 /// The regions this thread may work in now, best first: its CPU's (unless that is stopped), then slots, beginning with
 /// one chosen by CPU. A failed try-lock goes on to the neighbour and never spins.
 pub fn sites() -> impl Iterator<Item = Site> {
+    sites_of(None)
+}
+
+/// [`sites`] of a machine: on a simulated one, the CPU that the thread says it is on.
+pub(crate) fn sites_of(machine: Option<&'static Machine>) -> impl Iterator<Item = Site> {
     let a = area();
-    let slots = a.regions - a.cpus;
+    let (first, slots) = machine.map_or((a.cpus, a.regions - a.cpus), |m| (m.first(), m.topology().possible));
     // Relaxed: a hint; the section itself looks again (R).
-    let own = rseq::cpu().map(Site).filter(|&s| stop_flag(s).load(Relaxed) == 0);
+    let own = match machine {
+        None => rseq::cpu().map(Site).filter(|&s| stop_flag(s).load(Relaxed) == 0),
+        Some(_) => None,
+    };
     // Which CPU it is is asked late: mostly the first answer serves.
-    own.into_iter().chain((0..slots.min(8)).map(move |k| Site(a.cpus + (cpu::current() + k) % slots)))
+    let start = move || machine.map_or_else(cpu::current, Machine::current);
+    own.into_iter().chain((0..slots.min(8)).map(move |k| Site(first + (start() + k) % slots)))
 }
 
 /// The region that a CPU's threads work in first.
-pub(crate) fn site_of(cpu: u32) -> Option<Site> {
+pub(crate) fn site_of(machine: Option<&'static Machine>, cpu: u32) -> Option<Site> {
     let a = area();
-    (cpu < if a.cpus > 0 { a.cpus } else { a.regions }).then_some(Site(cpu))
+    let first = machine.map_or(0, Machine::first);
+    let cpus = machine.map_or(if a.cpus > 0 { a.cpus } else { a.regions }, |m| m.topology().possible);
+    (cpu < cpus).then_some(Site(first + cpu))
 }
 
-/// Every region there is.
+/// Every region of a machine.
+pub(crate) fn all_sites_of(machine: Option<&'static Machine>) -> impl Iterator<Item = Site> {
+    let (first, regions) = machine.map_or((0, regions()), |m| (m.first(), m.topology().possible));
+    (first..first + regions).map(Site)
+}
+
+/// Every region of the real machine.
 pub fn all_sites() -> impl Iterator<Item = Site> {
-    (0..area().regions).map(Site)
+    all_sites_of(None)
 }
 
 impl Site {
@@ -342,10 +369,10 @@ impl Site {
         debug_assert!(n < area().regions);
         Site(n)
     }
-    /// The CPU whose threads work here first; `None`: a slot for strays.
+    /// The CPU whose threads work here first; `None`: a slot for strays, or a simulated CPU.
     pub(crate) fn cpu(self) -> Option<u32> {
         let a = area();
-        (a.cpus == 0 || self.0 < a.cpus).then_some(self.0)
+        (a.cpus == 0 || self.0 < a.cpus).then_some(self.0).filter(|&n| n < machine::FIRST)
     }
 }
 
@@ -405,7 +432,32 @@ pub fn stop(mut wanted: impl FnMut(Site) -> bool, mut edit: impl FnMut(&Stopped<
         // Release: the edit is seen by the next section, which loads the flag first (R).
         stop_flag(s).store(0, Release);
     }
-    for s in (a.cpus..a.regions).map(Site) {
+    stop_slots((a.cpus..a.regions).map(Site), wanted, edit);
+    drop(serial);
+    done
+}
+
+/// [`stop`] for the regions of a machine: on a simulated one, all are slots.
+pub(crate) fn stop_of(
+    machine: Option<&'static Machine>,
+    wanted: impl FnMut(Site) -> bool,
+    edit: impl FnMut(&Stopped<'_>),
+) -> bool {
+    if machine.is_none() {
+        return stop(wanted, edit);
+    }
+    let _serial: Held<'_, ()> = DRAIN.lock();
+    stop_slots(all_sites_of(machine), wanted, edit);
+    true
+}
+
+/// The part of [`stop`] for slots: whoever is at work in one is waited for.
+fn stop_slots(
+    slots: impl Iterator<Item = Site>,
+    mut wanted: impl FnMut(Site) -> bool,
+    mut edit: impl FnMut(&Stopped<'_>),
+) {
+    for s in slots {
         if wanted(s) {
             let lock = loop {
                 match Lock::try_take(s) {
@@ -416,6 +468,4 @@ pub fn stop(mut wanted: impl FnMut(Site) -> bool, mut edit: impl FnMut(&Stopped<
             edit(&Stopped { site: s, _lock: Some(&lock) });
         }
     }
-    drop(serial);
-    done
 }

@@ -1,4 +1,4 @@
-//! What belongs to this process and not to the one that it was forked from: the long locks, the work queue and its threads.
+//! What belongs to this process and not to the one that it was forked from: the long locks, the work queue and its threads, the reaper.
 //!
 //! Handed to by [`order`](crate::order) and [`work`](crate::work). A child has none of its parent's threads, and a lock that another
 //! thread held in that moment is held for ever: so the child finds, by its id, that what there is is its parent's, and makes its
@@ -8,6 +8,7 @@
 //! Acquire to find, Release to publish: the fields of a fresh value.
 
 use crate::order::Locks;
+use crate::reap::Reaper;
 use crate::work::Office;
 use std::ptr::null_mut;
 use std::sync::atomic::{
@@ -20,6 +21,7 @@ pub(crate) struct Process {
     pid: u32,
     pub(crate) locks: Locks,
     pub(crate) office: Office,
+    pub(crate) reaper: Reaper,
 }
 
 static HERE: AtomicPtr<Process> = AtomicPtr::new(null_mut());
@@ -38,7 +40,12 @@ pub(crate) fn here() -> &'static Process {
 
 #[cold]
 fn make(old: *mut Process, pid: u32) -> &'static Process {
-    let new = Box::into_raw(Box::new(Process { pid, locks: Locks::default(), office: Office::new() }));
+    let new = Box::into_raw(Box::new(Process {
+        pid,
+        locks: Locks::default(),
+        office: Office::new(),
+        reaper: Reaper::default(),
+    }));
     // AcqRel: publishes the fields; a failed exchange reads another's.
     match HERE.compare_exchange(old, new, AcqRel, Acquire) {
         Ok(_) => {

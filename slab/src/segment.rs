@@ -14,14 +14,15 @@
 //! the object alone.
 
 use crate::AllocError;
+use crate::known;
 use crate::lock::Lock;
-use crate::os;
 use crate::slab::{BITMAP_WORDS, Slab};
 use crate::source::{self, PageSource};
+use crate::{cpu, os};
 use std::alloc::Layout;
 use std::ptr::NonNull;
 use std::sync::atomic::{
-    AtomicPtr, AtomicU32, AtomicU64, AtomicUsize,
+    AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 
@@ -38,7 +39,7 @@ const DESCRIPTORS: usize = 256;
 /// End of header and descriptors.
 pub(crate) const HEADER: usize = DESCRIPTORS + SLABS * size_of::<Slab>();
 
-const _: () = assert!(HEADER <= SLAB_BYTES && SLABS == 64);
+const _: () = assert!(HEADER <= SLAB_BYTES && SLABS == 64 && SEGMENT == known::UNIT);
 
 #[repr(C, align(256))]
 pub(crate) struct Segment {
@@ -53,6 +54,12 @@ pub(crate) struct Segment {
     pub(crate) bytes: AtomicUsize,
     /// Its number among those mapped now.
     number: AtomicU32,
+    /// Bytes of the source's range that lie before it.
+    before: AtomicUsize,
+    /// The node that its memory is of.
+    node: AtomicU32,
+    /// Of the free slabs, those that were so, and dirty, when the reaper was here, and since (pool lock).
+    idle: AtomicU64,
 }
 
 const _: () = assert!(size_of::<Segment>() <= DESCRIPTORS);
@@ -63,6 +70,8 @@ const ALL: u64 = !1;
 /// Segments of one page source.
 pub(crate) struct Pool {
     source: &'static dyn PageSource,
+    /// Are descriptors to stand between guard pages?
+    guarded: AtomicBool,
     state: Lock<PoolState>,
 }
 
@@ -150,51 +159,64 @@ fn layout(bytes: usize) -> Layout {
     Layout::from_size_align(bytes, SEGMENT).expect("segment layout")
 }
 
-static DEFAULT: Pool = Pool::new(&source::DEFAULT);
-static OTHERS: Lock<Vec<&'static Pool>> = Lock::new(Vec::new());
+static DEFAULT: Pool = Pool::new(&source::DEFAULT, false);
+static GUARDED: Pool = Pool::new(&source::DEFAULT, true);
+static OTHERS: Lock<Vec<(bool, &'static Pool)>> = Lock::new(Vec::new());
 
 impl Pool {
-    /// The pool of a source; of the default one, if none is named.
-    pub(crate) fn of(source: Option<&'static dyn PageSource>) -> &'static Pool {
-        let Some(source) = source else { return &DEFAULT };
+    /// The pool of a source; of the default one, if none is named. Hardened caches have pools of their own.
+    pub(crate) fn of(source: Option<&'static dyn PageSource>, guarded: bool) -> &'static Pool {
+        let Some(source) = source else { return if guarded { &GUARDED } else { &DEFAULT } };
         let mut pools = OTHERS.lock();
-        if let Some(pool) = pools.iter().find(|p| p.is_of(source)) {
+        if let Some((_, pool)) = pools.iter().find(|(g, p)| *g == guarded && p.is_of(source)) {
             return pool;
         }
-        let pool = Box::leak(Box::new(Pool::new(source)));
-        pools.push(pool);
+        let pool = Box::leak(Box::new(Pool::new(source, guarded)));
+        pools.push((guarded, pool));
         pool
     }
 
-    const fn new(source: &'static dyn PageSource) -> Self {
-        Pool { source, state: Lock::new(PoolState { head: std::ptr::null_mut() }) }
+    /// Every pool there is.
+    pub(crate) fn all() -> Vec<&'static Pool> {
+        let others: Vec<_> = OTHERS.lock().iter().map(|&(_, pool)| pool).collect();
+        [&DEFAULT, &GUARDED].into_iter().chain(others).collect()
     }
 
-    fn map(&'static self, bytes: usize) -> Result<&'static Segment, AllocError> {
-        let range = self.source.map(layout(bytes))?;
+    const fn new(source: &'static dyn PageSource, guarded: bool) -> Self {
+        Pool { source, guarded: AtomicBool::new(guarded), state: Lock::new(PoolState { head: std::ptr::null_mut() }) }
+    }
+
+    /// Maps a segment `before` bytes into a range of the source's, or at its start.
+    fn map(&'static self, bytes: usize, before: usize) -> Result<&'static Segment, AllocError> {
+        let range = self.source.map(layout(before + bytes))?;
         range.as_ptr().expose_provenance();
-        let segment = range.cast::<Segment>();
-        // SAFETY: the range is ours, zeroed, aligned, larger than the header; all zero is a valid `Segment`.
-        let segment: &'static Segment = unsafe { segment.as_ref() };
+        // SAFETY: inside the range. It is ours, zeroed, aligned, larger than the header; all zero is a valid `Segment`.
+        let segment: &'static Segment = unsafe { range.add(before).cast::<Segment>().as_ref() };
+        segment.before.store(before, Relaxed);
         segment.pool.store(std::ptr::from_ref(self).cast_mut(), Relaxed);
         segment.bytes.store(bytes, Relaxed);
         segment.number.store(take_number(), Relaxed);
         Ok(segment)
     }
 
-    /// A slab that belongs to nobody. May map a segment.
-    pub(crate) fn take_slab(&'static self) -> Result<&'static Slab, AllocError> {
+    /// A slab of a node that belongs to nobody. May map a segment.
+    pub(crate) fn take_slab(&'static self, node: u16) -> Result<&'static Slab, AllocError> {
         let mut state = self.state.lock();
         let mut at = state.head;
         // SAFETY: segments on the list are mapped; the lock is held.
         while let Some(segment) = unsafe { at.as_ref() } {
-            if segment.free.load(Relaxed) != 0 {
+            if segment.free.load(Relaxed) != 0 && segment.node.load(Relaxed) == u32::from(node) {
                 return Ok(self.carve(segment));
             }
             at = segment.next.load(Relaxed);
         }
-        let segment = self.map(SEGMENT)?;
+        let segment = if self.guarded.load(Relaxed) { self.map_guarded()? } else { self.map(SEGMENT, 0)? };
+        known::set(std::ptr::from_ref(segment).addr(), true);
         segment.free.store(ALL, Relaxed);
+        segment.node.store(u32::from(node), Relaxed);
+        if cpu::topology().nodes > 1 {
+            os::prefer_node(NonNull::from(segment).cast(), SEGMENT, node);
+        }
         segment.next.store(state.head, Relaxed);
         state.head = std::ptr::from_ref(segment).cast_mut();
         Ok(self.carve(segment))
@@ -206,8 +228,24 @@ impl Pool {
         let index = free.trailing_zeros() as usize;
         segment.free.store(free & (free - 1), Relaxed);
         segment.dirty.store(segment.dirty.load(Relaxed) | 1 << index, Relaxed);
+        segment.idle.store(segment.idle.load(Relaxed) & !(1 << index), Relaxed);
         // SAFETY: the descriptor lies in the header; all zero is a valid `Slab`, and nobody else uses a free slab's.
         unsafe { &*segment.slab(index) }
+    }
+
+    /// Looks at every slab in use.
+    pub(crate) fn each_slab(&'static self, mut f: impl FnMut(&'static Slab)) {
+        let state = self.state.lock();
+        let mut at = state.head;
+        // SAFETY: segments on the list are mapped; the lock is held.
+        while let Some(segment) = unsafe { at.as_ref() } {
+            let used = ALL & !segment.free.load(Relaxed);
+            for index in (1..SLABS).filter(|i| used & 1 << i != 0) {
+                // SAFETY: the descriptor lies in the header; all zero is a valid `Slab`.
+                f(unsafe { &*segment.slab(index) });
+            }
+            at = segment.next.load(Relaxed);
+        }
     }
 
     /// Gives a slab back to its pool. Its pages stay backed until [`purge`](Self::purge).
@@ -222,24 +260,46 @@ impl Pool {
         segment.free.store(free | 1 << index, Relaxed);
     }
 
-    /// Gives the pages of free slabs back to the source, and whole segments but one. Returns bytes given back.
+    /// Gives the pages of free slabs back to the source, and whole segments but one of each node. Returns bytes given back.
     pub(crate) fn purge(&'static self) -> usize {
+        self.purge_those(|_| ALL)
+    }
+
+    /// The same with those that have been free since the last call. Returns bytes given back, and whether there are others.
+    pub(crate) fn age(&'static self) -> (usize, bool) {
+        let mut more = false;
+        let given = self.purge_those(|segment| {
+            let dirty = segment.dirty.load(Relaxed) & segment.free.load(Relaxed);
+            let old = segment.idle.swap(dirty, Relaxed) & dirty;
+            more |= old != dirty;
+            // (What was purged before counts as old: it may be unmapped.)
+            if old == dirty { ALL } else { old }
+        });
+        (given, more)
+    }
+
+    /// Gives free slabs back of which the bit in `which` is set.
+    fn purge_those(&'static self, mut which: impl FnMut(&Segment) -> u64) -> usize {
         let mut state = self.state.lock();
         let mut given = 0;
-        let mut spare = false;
+        let mut spare = 0u64;
         let mut list = std::mem::replace(&mut state.head, std::ptr::null_mut());
         // SAFETY: segments on the list are mapped; the lock is held.
         while let Some(segment) = unsafe { list.as_ref() } {
             let this = list;
             list = segment.next.load(Relaxed);
+            let which = which(segment);
             let free = segment.free.load(Relaxed);
-            let dirty = segment.dirty.load(Relaxed) & free;
+            let dirty = segment.dirty.load(Relaxed) & free & which;
             given += dirty.count_ones() as usize * SLAB_BYTES;
-            if free == ALL && std::mem::replace(&mut spare, true) {
-                put_number(segment.number.load(Relaxed));
-                // SAFETY: every slab is free, so nobody uses the segment, and it is off the list.
-                unsafe { self.source.unmap(NonNull::new_unchecked(this.cast()), layout(SEGMENT)) };
-                continue;
+            if free == ALL && which == ALL {
+                let node = 1 << (segment.node.load(Relaxed) % 64);
+                if spare & node != 0 {
+                    // SAFETY: every slab is free, so nobody uses the segment, and it is off the list.
+                    unsafe { self.unmap(segment, SEGMENT) };
+                    continue;
+                }
+                spare |= node;
             }
             for index in (1..SLABS).filter(|i| dirty & 1 << i != 0) {
                 // SAFETY: whole pages of a free slab.
@@ -248,7 +308,7 @@ impl Pool {
                     self.source.purge(start, SLAB_BYTES);
                 }
             }
-            segment.dirty.store(segment.dirty.load(Relaxed) & !free, Relaxed);
+            segment.dirty.store(segment.dirty.load(Relaxed) & !dirty, Relaxed);
             segment.next.store(state.head, Relaxed);
             state.head = this;
         }
@@ -265,7 +325,7 @@ impl Pool {
         if bytes > isize::MAX as usize - SEGMENT {
             return Err(AllocError);
         }
-        let segment = self.map(bytes)?;
+        let segment = self.map(bytes, 0)?;
         // SAFETY: `offset` lies inside the mapped range; the header slab holds all descriptors (see `large`).
         unsafe {
             let base = std::ptr::from_ref(segment).cast::<u8>().cast_mut();
@@ -279,11 +339,38 @@ impl Pool {
     pub(crate) unsafe fn unmap_large(slab: &Slab) {
         let segment = Segment::of(slab);
         let bytes = segment.bytes.load(Relaxed);
-        put_number(segment.number.load(Relaxed));
         // SAFETY: pools live for ever.
         let pool = unsafe { &*segment.pool.load(Relaxed) };
-        // SAFETY: by (1); mapped by `map` with this layout.
-        unsafe { pool.source.unmap(NonNull::from(segment).cast(), layout(bytes)) };
+        // SAFETY: by (1); mapped with this size.
+        unsafe { pool.unmap(segment, bytes) };
+    }
+
+    /// # Safety
+    /// 1. The segment was mapped by this pool with this size, and nobody uses it any more.
+    unsafe fn unmap(&self, segment: &Segment, bytes: usize) {
+        let (base, before) = (std::ptr::from_ref(segment).addr(), segment.before.load(Relaxed));
+        known::set(base, false);
+        put_number(segment.number.load(Relaxed));
+        let range = std::ptr::with_exposed_provenance_mut(base - before);
+        // SAFETY: by (1), this is the range that `map` got.
+        unsafe { self.source.unmap(NonNull::new_unchecked(range), layout(before + bytes)) };
+    }
+
+    /// A segment whose descriptors have guard pages behind them (what is left of the first slab) and as much address space as a segment
+    /// before them. (Pool lock held.) A source that has no guards gives a plain one.
+    fn map_guarded(&'static self) -> Result<&'static Segment, AllocError> {
+        let segment = self.map(SEGMENT, SEGMENT)?;
+        let base = std::ptr::from_ref(segment).addr();
+        let guard = |from: usize, bytes: usize| {
+            let start = NonNull::new(std::ptr::with_exposed_provenance_mut(from)).expect("inside the range");
+            // SAFETY: whole pages of the range just mapped, in which there is nothing.
+            unsafe { self.source.guard(start, bytes) }
+        };
+        let behind = HEADER.next_multiple_of(os::PAGE);
+        if !(guard(base - SEGMENT, SEGMENT) && guard(base + behind, SLAB_BYTES - behind)) {
+            self.guarded.store(false, Relaxed);
+        }
+        Ok(segment)
     }
 
     /// Does this pool take from `source`? The type counts too: sources without size may share an address.

@@ -22,6 +22,11 @@ use std::sync::atomic::{
 
 pub(crate) const BITMAP_WORDS: usize = 64;
 
+/// In a slab's `checks`: single objects are taken from random places.
+const SCATTERED: u16 = 1;
+/// The same: its cache is a checked one.
+const CHECKED: u16 = 2;
+
 /// See the module. All zero: in nobody's hands.
 #[repr(C, align(64))]
 pub struct Slab {
@@ -48,7 +53,10 @@ pub struct Slab {
     typed: AtomicU16,
     /// The id of the cache that handed the slab over when it was chained, the first if there were several; 0: none did.
     origin: AtomicU16,
-    pad: [AtomicU16; 2],
+    /// Bytes between the slab's start and its first object.
+    lead: AtomicU16,
+    /// How it is checked: [`SCATTERED`], [`CHECKED`].
+    checks: AtomicU16,
     bits: [AtomicU64; BITMAP_WORDS],
 }
 
@@ -71,6 +79,9 @@ impl Slab {
         self.typed.store(cache.typed(), Relaxed);
         self.drop.store(cache.dropper(), Relaxed);
         self.origin.store(0, Relaxed);
+        self.lead.store(cache.debug.lead() as u16, Relaxed);
+        let scattered = u16::from(cache.debug.is_hardened()) * SCATTERED;
+        self.checks.store(scattered | (u16::from(cache.debug.is_on()) * CHECKED), Relaxed);
         self.cache.store(std::ptr::from_ref(cache).cast_mut(), Relaxed);
         self.prev.store(std::ptr::null_mut(), Relaxed);
         self.next.store(std::ptr::null_mut(), Relaxed);
@@ -163,13 +174,14 @@ impl Slab {
         self.free.load(Relaxed)
     }
     pub(crate) fn is_empty(&self) -> bool {
-        self.free() == self.objects.load(Relaxed)
+        usize::from(self.free()) == self.objects()
     }
 
     /// Takes up to `most` free objects, lowest addresses last (so that a block pops them first). Node lock held.
     pub(crate) fn take(&self, most: u32, mut give: impl FnMut(*mut u8)) -> u32 {
-        let start = start_of(self);
-        let stride = self.stride.load(Relaxed) as usize;
+        if self.checks.load(Relaxed) & SCATTERED != 0 {
+            return self.take_scattered(most, give);
+        }
         let mut taken = 0;
         for (i, word) in self.bits.iter().enumerate().rev() {
             if taken == most {
@@ -179,19 +191,75 @@ impl Slab {
             while bits != 0 && taken < most {
                 let bit = 63 - bits.leading_zeros() as usize;
                 bits &= !(1 << bit);
-                give(start.with_addr(start.addr() + (i * 64 + bit) * stride));
+                give(self.object(i * 64 + bit));
                 taken += 1;
             }
             word.store(bits, Relaxed);
         }
-        self.free.store(self.free() - taken as u16, Relaxed);
+        self.free.store(self.free().wrapping_sub(taken as u16), Relaxed);
         taken
+    }
+
+    /// [`take`](Self::take) from places that nobody can foretell.
+    #[cold]
+    fn take_scattered(&self, most: u32, mut give: impl FnMut(*mut u8)) -> u32 {
+        let words = self.objects().div_ceil(64);
+        for taken in 0..most {
+            let pick = self.cache().and_then(|core| core.debug.pick()).unwrap_or_default();
+            let from = pick as usize % self.objects();
+            // The word of the place once more at the end: its bits below the place.
+            let found = (0..=words).find_map(|k| {
+                let i = (from / 64 + k) % words;
+                let above = if k == 0 { u64::MAX << (from % 64) } else { u64::MAX };
+                let bits = self.bits[i].load(Relaxed) & above;
+                (bits != 0).then(|| (i, bits.trailing_zeros() as usize))
+            });
+            let Some((i, bit)) = found else { return taken };
+            self.bits[i].store(self.bits[i].load(Relaxed) & !(1 << bit), Relaxed);
+            self.free.store(self.free().wrapping_sub(1), Relaxed);
+            give(self.object(i * 64 + bit));
+        }
+        most
+    }
+
+    /// Is it a checked cache's, whose count of free objects may be what is corrupt?
+    pub(crate) fn is_checked(&self) -> bool {
+        self.checks.load(Relaxed) & CHECKED != 0
+    }
+    /// The address of an object.
+    pub(crate) fn object(&self, index: usize) -> *mut u8 {
+        let start = start_of(self);
+        start
+            .with_addr(start.addr() + usize::from(self.lead.load(Relaxed)) + index * self.stride.load(Relaxed) as usize)
+    }
+    /// How many objects there are.
+    pub(crate) fn objects(&self) -> usize {
+        usize::from(self.objects.load(Relaxed))
+    }
+    /// Which object begins at an address.
+    pub(crate) fn index_of(&self, ptr: *mut u8) -> Option<usize> {
+        let first = start_of(self).addr() + usize::from(self.lead.load(Relaxed));
+        self.index(ptr.addr().wrapping_sub(first))
+    }
+    /// The object that an address of the slab lies in, or the nearest one.
+    pub(crate) fn nearest(&self, ptr: *mut u8) -> usize {
+        let first = start_of(self).addr() + usize::from(self.lead.load(Relaxed));
+        let index = ptr.addr().saturating_sub(first) / self.stride.load(Relaxed) as usize;
+        index.min(self.objects().saturating_sub(1))
+    }
+    /// Writes to the count, as a stray pointer might.
+    #[cfg(test)]
+    pub(crate) fn set_free(&self, free: u16) {
+        self.free.store(free, Relaxed);
+    }
+    /// Free objects by the bitmap. Node lock held.
+    pub(crate) fn count_bits(&self) -> u32 {
+        self.bits.iter().map(|word| word.load(Relaxed).count_ones()).sum()
     }
 
     /// Puts an object back; false (and nothing done) if it is free already or no object begins there. Node lock held.
     pub(crate) fn put(&self, ptr: *mut u8) -> bool {
-        let offset = ptr.addr().wrapping_sub(start_of(self).addr());
-        let Some(index) = self.index(offset) else { return false };
+        let Some(index) = self.index_of(ptr) else { return false };
         let (word, bit) = (&self.bits[index / 64], 1u64 << (index % 64));
         let old = word.load(Relaxed);
         if old & bit != 0 {
@@ -200,6 +268,12 @@ impl Slab {
         word.store(old | bit, Relaxed);
         self.free.store(self.free() + 1, Relaxed);
         true
+    }
+
+    /// Addresses of objects that are not free in the slab. A racy look, unless the node's lock is held.
+    pub(crate) fn taken(&self) -> impl Iterator<Item = usize> {
+        let out = move |i: &usize| self.bits[i / 64].load(Relaxed) & 1 << (i % 64) == 0;
+        (0..self.objects()).filter(out).map(|i| self.object(i).addr())
     }
 
     /// Which object begins at `offset`.
@@ -225,8 +299,7 @@ impl Slab {
 
     /// Invariants; run at flush in debug builds, under the node lock.
     pub(crate) fn check(&self) {
-        let set: u32 = self.bits.iter().map(|w| w.load(Relaxed).count_ones()).sum();
-        debug_assert_eq!(set, u32::from(self.free()), "bitmap and free count of a slab disagree");
+        debug_assert_eq!(self.count_bits(), u32::from(self.free()), "bitmap and free count of a slab disagree");
     }
 }
 

@@ -3,6 +3,7 @@
 //! Handed to by [`segment`](crate::segment), which asks for aligned ranges; hands to [`os`](crate::os).
 
 use crate::AllocError;
+#[cfg(all(target_os = "linux", not(quietus_portable)))]
 use crate::os;
 use std::alloc::Layout;
 use std::ptr::NonNull;
@@ -32,6 +33,16 @@ pub unsafe trait PageSource: Sync {
     unsafe fn purge(&self, start: NonNull<u8>, size: usize) {
         let _ = (start, size);
     }
+
+    /// Makes part of a range inaccessible, until the range is unmapped; says whether it did. Default: it does not. (Guard pages of
+    /// [hardened](crate::CacheBuilder::hardened) caches.)
+    ///
+    /// # Safety
+    /// 1. `start .. start + size` is whole pages inside a live range of this source, which nobody uses.
+    unsafe fn guard(&self, start: NonNull<u8>, size: usize) -> bool {
+        let _ = (start, size);
+        false
+    }
 }
 
 /// Anonymous mappings; the default on Linux.
@@ -52,6 +63,10 @@ unsafe impl PageSource for MmapSource {
     unsafe fn purge(&self, start: NonNull<u8>, size: usize) {
         // SAFETY: by our contract 1.
         unsafe { os::purge(start, size) }
+    }
+    unsafe fn guard(&self, start: NonNull<u8>, size: usize) -> bool {
+        // SAFETY: by our contract 1.
+        unsafe { os::guard(start, size) }
     }
 }
 

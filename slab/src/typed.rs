@@ -3,14 +3,19 @@
 //! Handed to by users; hands to [`front`](crate::front) and [`cache`](crate::cache).
 
 use crate::account::Account;
-use crate::cache::{Core, LEAST, MOST, Recipe};
+use crate::cache::{Core, LEAST, MOST, Recipe, Tables};
+use crate::construct::Construct;
+use crate::cpu::topology;
+use crate::debug::Wish;
+use crate::machine::Machine;
 use crate::page::{SLOTS, WEIGHT_UNIT};
 use crate::percpu::Word;
+use crate::place::NodePolicy;
 use crate::slab::drop_value;
 use crate::slab_box::SlabBox;
 use crate::source::PageSource;
-use crate::stats::CacheStats;
-use crate::{AllocError, bulk, front, lock};
+use crate::stats::{CacheStats, NodeStats};
+use crate::{AllocError, bulk, front, kmalloc, lock};
 use std::alloc::{Layout, handle_alloc_error};
 use std::fmt;
 use std::marker::PhantomData;
@@ -35,6 +40,7 @@ use std::ptr::NonNull;
 /// ```
 pub struct Cache<T> {
     pub(crate) core: &'static Core,
+    pub(crate) name: &'static str,
     word: Word,
     lane: u16,
     _invariant: PhantomData<fn(T) -> T>,
@@ -55,6 +61,10 @@ pub enum BuildError {
     Capacity(u32),
     /// 4,095 caches live already.
     TooMany,
+    /// The alignment is no power of two, or above 32 KiB.
+    Align(usize),
+    /// Constructed objects keep their values, and cannot be poisoned.
+    Poisoned,
 }
 
 impl fmt::Display for BuildError {
@@ -64,6 +74,8 @@ impl fmt::Display for BuildError {
                 write!(f, "objects of {size} bytes aligned to {align} are too large for a cache (at most 32768 each)")
             }
             BuildError::Capacity(n) => write!(f, "a block capacity of {n} is not in 1 to {SLOTS}"),
+            BuildError::Align(n) => write!(f, "an alignment of {n} is not a power of two up to {MOST}"),
+            BuildError::Poisoned => f.write_str("a cache cannot both poison free objects and keep them constructed"),
             BuildError::TooMany => write!(f, "no room for another cache (at most 4095)"),
         }
     }
@@ -77,8 +89,14 @@ pub struct CacheBuilder<T> {
     cap: Option<u32>,
     array: bool,
     poison: bool,
+    pub(crate) debug: Wish,
     source: Option<&'static dyn PageSource>,
     account: Option<&'static dyn Account>,
+    machine: Option<&'static Machine>,
+    tables: Option<Tables>,
+    align: usize,
+    policy: NodePolicy,
+    merge: bool,
     _type: PhantomData<fn(T) -> T>,
 }
 
@@ -102,7 +120,7 @@ impl<T> CacheBuilder<T> {
         self.source = Some(source);
         self
     }
-    /// Fills freed objects with [`POISON`](crate::POISON). Such a cache has no per-CPU blocks, so no fast path carries a test.
+    /// Fills freed objects with [`POISON`](crate::POISON), and looks at nothing ([`debug`](Self::debug) does). Such a cache has no per-CPU blocks, so no fast path carries a test.
     pub fn poison(mut self, yes: bool) -> Self {
         self.poison = yes;
         self
@@ -112,9 +130,59 @@ impl<T> CacheBuilder<T> {
         self.account = Some(account);
         self
     }
+    /// The CPUs and nodes that it is for. Default: the real ones. On a simulated machine it has no fast paths.
+    pub fn machine(mut self, machine: &'static Machine) -> Self {
+        self.machine = Some(machine);
+        self
+    }
+    /// What it keeps for objects of other nodes is made of objects of its own. For tests.
+    #[doc(hidden)]
+    pub fn tables_of_its_own(mut self) -> Self {
+        self.tables = Some(Tables::Own);
+        self
+    }
+    /// The same, of objects of another cache, which have to be large enough. For tests.
+    #[doc(hidden)]
+    pub fn tables_of<U>(mut self, host: &Cache<U>) -> Self {
+        self.tables = Some(Tables::Of(host.core));
+        self
+    }
+    /// Begins objects at multiples of `n`, a power of two up to 32 KiB, if their type asks for less: 64, so that no two share a cache line
+    /// (`SLAB_HWCACHE_ALIGN`).
+    pub fn align(mut self, n: usize) -> Self {
+        self.align = n;
+        self
+    }
+    /// Which nodes its memory is taken from. Default: that of the CPU that asks.
+    pub fn node_policy(mut self, policy: NodePolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+    /// Whether it may be one with other caches of equally long objects that say so too, each without destructor or settings of its own
+    /// (`SLAB_MERGE_DEFAULT`; here it has to be asked for, `SLAB_NO_MERGE` is the default). They share slabs, blocks and all statistics, under
+    /// the name of the first; the others are [`aliases`](CacheStats::aliases). Such a handle cannot tell its objects from the others': while
+    /// there are others, [`destroy`](Cache::destroy) only ends the handle.
+    pub fn merge(mut self, yes: bool) -> Self {
+        self.merge = yes;
+        self
+    }
     /// Makes the cache. Takes no memory yet.
     pub fn build(self) -> Result<Cache<T>, BuildError> {
-        let (size, align, stride) = (size_of::<T>(), align_of::<T>(), Cache::<T>::STRIDE);
+        let name = self.name;
+        let core = self.build_core(None)?;
+        Ok(Cache { core, name, word: core.word(), lane: core.id(), _invariant: PhantomData })
+    }
+
+    /// A core for a cache of values that are dropped when they are freed, or of constructed ones.
+    pub(crate) fn build_core(self, construct: Option<Construct>) -> Result<&'static Core, BuildError> {
+        if !self.align.is_power_of_two() || self.align > MOST as usize {
+            return Err(BuildError::Align(self.align));
+        }
+        let (size, align) = (size_of::<T>(), align_of::<T>().max(self.align));
+        let stride = Cache::<T>::STRIDE.next_multiple_of(align);
+        if construct.is_some() && self.poison {
+            return Err(BuildError::Poisoned);
+        }
         if stride > MOST as usize {
             return Err(BuildError::TooLarge { size, align });
         }
@@ -123,26 +191,36 @@ impl<T> CacheBuilder<T> {
                 return Err(BuildError::Capacity(n));
             }
         }
+        let nodes = self.machine.map_or_else(topology, Machine::topology).nodes;
         let recipe = Recipe {
             name: self.name,
             stride: stride as u32,
             cap: self.cap,
             poison: self.poison,
+            debug: Wish { size: size as u32, align: align as u32, keeps: construct.is_some(), ..self.debug },
             array: self.array,
             mixed: false,
-            typed: true,
-            drop: std::mem::needs_drop::<T>().then_some(drop_value::<T> as unsafe fn(*mut u8)),
+            typed: construct.is_none(),
+            drop: Some(drop_value::<T> as unsafe fn(*mut u8))
+                .filter(|_| std::mem::needs_drop::<T>() && construct.is_none()),
             source: self.source,
             account: self.account,
+            machine: self.machine,
+            tables: self.tables.unwrap_or_else(|| kmalloc::tables(nodes)),
+            policy: self.policy,
+            construct,
+            merge: self.merge,
         };
-        let core = Core::create(&recipe).map_err(|AllocError| BuildError::TooMany)?;
-        Ok(Cache { core, word: core.word(), lane: core.id(), _invariant: PhantomData })
+        match Core::find_mergeable(&recipe) {
+            Some(core) => Ok(core),
+            None => Core::create(&recipe).map_err(|AllocError| BuildError::TooMany),
+        }
     }
 }
 
 impl<T> Cache<T> {
     /// Bytes from one object to the next; at least one even for a zero-sized T.
-    const STRIDE: usize = {
+    pub(crate) const STRIDE: usize = {
         let size = if size_of::<T>() < LEAST as usize { LEAST as usize } else { size_of::<T>() };
         size.next_multiple_of(if align_of::<T>() < 8 { 8 } else { align_of::<T>() })
     };
@@ -157,7 +235,21 @@ impl<T> Cache<T> {
 
     /// Settings for a cache; see [`CacheBuilder`].
     pub fn builder(name: &'static str) -> CacheBuilder<T> {
-        CacheBuilder { name, cap: None, array: false, poison: false, source: None, account: None, _type: PhantomData }
+        CacheBuilder {
+            name,
+            cap: None,
+            array: false,
+            poison: false,
+            debug: Wish::default(),
+            source: None,
+            account: None,
+            machine: None,
+            tables: None,
+            align: 1,
+            policy: NodePolicy::Local,
+            merge: false,
+            _type: PhantomData,
+        }
     }
 
     /// Moves a value into an object of the cache. Aborts through [`handle_alloc_error`] when memory is out.
@@ -177,6 +269,23 @@ impl<T> Cache<T> {
             // SAFETY: as in `alloc`.
             Some(p) => Ok(unsafe { SlabBox::emplace(p, value) }),
             None => Err((value, AllocError)),
+        }
+    }
+
+    /// Moves a value into memory of one node, whether it has CPUs or not (`kmem_cache_alloc_node`). Takes the node's lock: for what is to live
+    /// there for long. (Freed, it is kept near whoever frees it, and goes home with others of its kind.) Hands the value back if there is
+    /// no such node, or it has no memory, or memory is out: no other node serves instead.
+    ///
+    /// On Linux the node's slabs are bound to it where there are several; elsewhere, memory is where it is first touched.
+    pub fn alloc_for_node(&self, value: T, node: u16) -> Result<SlabBox<T>, (T, AllocError)> {
+        let place = if lock::held() { None } else { self.core.alloc_on(usize::from(node)) };
+        match place.and_then(NonNull::new) {
+            // SAFETY: as in `alloc`.
+            Some(p) => Ok(unsafe { SlabBox::emplace(p.cast(), value) }),
+            None => {
+                self.core.counters.node_mismatch.add(1);
+                Err((value, AllocError))
+            }
         }
     }
 
@@ -258,6 +367,11 @@ impl<T> Cache<T> {
         (self.lane, Self::STRIDE.div_ceil(WEIGHT_UNIT) as u32)
     }
 
+    /// What it has on each node. Each is locked in turn.
+    pub fn node_stats(&self) -> Vec<NodeStats> {
+        self.core.node_stats()
+    }
+
     /// Sizes now and events so far. Exact when nobody uses the cache meanwhile.
     pub fn stats(&self) -> CacheStats {
         self.core.stats()
@@ -266,12 +380,14 @@ impl<T> Cache<T> {
 
 impl<T> Drop for Cache<T> {
     fn drop(&mut self) {
-        self.core.close();
+        if !self.core.leave(self.name) {
+            self.core.close();
+        }
     }
 }
 
 impl<T> fmt::Debug for Cache<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cache").field("name", &self.core.name()).field("object_bytes", &self.core.stride()).finish()
+        f.debug_struct("Cache").field("name", &self.name).field("object_bytes", &self.core.stride()).finish()
     }
 }

@@ -19,7 +19,7 @@ fn work(shared: &Cache<[u64; 8]>, round: usize) {
         2 => drop(shrink_all()),
         3 => {
             cpu_down(1);
-            cpu_up(1);
+            cpu_up(1).expect("memory");
         }
         _ => {}
     }

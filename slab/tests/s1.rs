@@ -95,7 +95,7 @@ mod cpus {
         let before = work_stats();
         assert_eq!(cache.flush(), 1);
         assert_eq!(work_stats().pinned, before.pinned, "a worker was sent to a CPU that is down");
-        cpu_up(cpu);
+        cpu_up(cpu).unwrap();
         on_each(&[cpu], |_| leave_some(&cache));
         assert_eq!(cache.flush(), 1);
         assert_eq!(work_stats().pinned, before.pinned + 1);
@@ -393,7 +393,7 @@ fn s1_8_storm() {
                         2 => drop(cache.read().unwrap().flush()),
                         3 => drop(shrink_all()),
                         4 => drop(cpu_down(random.next() as u32 % possible)),
-                        5 => cpu_up(random.next() as u32 % possible),
+                        5 => cpu_up(random.next() as u32 % possible).unwrap(),
                         6 => {
                             let n = random.next() as usize % (held.len() + 1);
                             cache.read().unwrap().free_bulk(held.drain(..n));
@@ -414,7 +414,7 @@ fn s1_8_storm() {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
     });
-    (0..possible).for_each(cpu_up);
+    (0..possible).for_each(|cpu| cpu_up(cpu).unwrap());
     assert_eq!(LIVE.load(SeqCst), 0);
     for cache in caches {
         let cache = cache.into_inner().unwrap();

@@ -33,9 +33,15 @@ impl Random {
 /// Threads of this process that the allocator has started.
 #[cfg(target_os = "linux")]
 pub(crate) fn worker_threads() -> usize {
+    threads_named("quietus-slab")
+}
+
+/// Threads of this process with this name.
+#[cfg(target_os = "linux")]
+pub(crate) fn threads_named(wanted: &str) -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
-    names.filter(|name| name.trim() == "quietus-slab").count()
+    names.filter(|name| name.trim() == wanted).count()
 }
 
 /// The CPUs that a thread (0: this one) may run on.
