@@ -74,11 +74,12 @@ impl<F: Flavour> Future for Elapse<'_, F> {
             let number = self.cookie.number().0;
             let (key, first) = domain.source().watch().register(number, self.key, cx.waker().clone());
             self.key = Some(key);
+            if first {
+                // Even if there is nothing to wait for any more: others that have come after us rely on it.
+                domain.kvfree().attend();
+            }
             // Again: whoever has ended the grace period meanwhile did not know of us.
             if !self.is_over() {
-                if first {
-                    domain.kvfree().attend();
-                }
                 return Poll::Pending;
             }
         }

@@ -5,8 +5,8 @@
 //! hands to the hook.
 
 use crate::registry::Holdout;
+use crate::sync::contain;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use std::time::Duration;
 pub struct Stall {
     /// The number of the grace period within its domain.
     pub grace_period: u64,
-    /// How long it has taken so far: each reader below has been inside its section at least that long.
+    /// How long it has taken so far, or had taken when it was last seen running: each reader below has been inside its section at least that long.
     pub elapsed: Duration,
     /// The readers that hold it up. Empty for the epoch flavour, since crossbeam-epoch does not tell, and when it is over.
     pub readers: Vec<Holdout>,
@@ -66,7 +66,7 @@ pub(crate) struct Reports {
     pub(crate) hook: Option<Hook>,
     /// The grace period that was reported, and is not over as far as we know; 0: none.
     number: u64,
-    /// How long it had taken then.
+    /// How long it had taken when it was last looked at.
     elapsed: Duration,
     /// The next report of it comes when it has taken so long.
     next: Duration,
@@ -97,6 +97,9 @@ impl Reports {
             return Some(Stall { grace_period, elapsed, readers: Vec::new(), over: true });
         }
         let (grace_period, elapsed) = running?;
+        if self.number == grace_period {
+            self.elapsed = elapsed;
+        }
         if elapsed < self.after || self.number == grace_period && elapsed < self.next {
             return None;
         }
@@ -109,15 +112,17 @@ impl Reports {
     /// Tells the hook, or the standard error. A hook's panic ends the call, and nothing else.
     pub(crate) fn tell(&self, stall: &Stall) {
         #[cfg(feature = "tracing")]
-        if stall.over {
-            tracing::info!(target: "quietus", number = stall.grace_period, "stall over");
-        } else {
-            tracing::warn!(target: "quietus", number = stall.grace_period, elapsed = ?stall.elapsed, readers = ?stall.readers, "stall");
-        }
-        let _ = catch_unwind(AssertUnwindSafe(|| match &self.hook {
+        contain(|| {
+            if stall.over {
+                tracing::info!(target: "quietus", number = stall.grace_period, "stall over");
+            } else {
+                tracing::warn!(target: "quietus", number = stall.grace_period, elapsed = ?stall.elapsed, readers = ?stall.readers, "stall");
+            }
+        });
+        contain(|| match &self.hook {
             Some(hook) => (hook.0)(stall),
             None => eprintln!("{stall}"),
-        }));
+        });
     }
 }
 
@@ -143,6 +148,7 @@ mod tests {
         assert!(reports.is_stalled());
         let end = reports.look(None, |_| None).unwrap();
         assert!(end.over && end.grace_period == 7);
+        assert_eq!(end.elapsed, seconds(199), "not only until the last report");
         assert!(!reports.is_stalled());
         assert!(reports.look(None, |_| None).is_none());
         // Long, but not because of a reader.

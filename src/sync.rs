@@ -130,6 +130,7 @@ mod imp {
 }
 
 pub(crate) use imp::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Waits for a lock that is held for a moment only, without sleeping on it: nobody is ever registered as waiting, so that a fork
 /// child need not clear that up.
@@ -138,6 +139,15 @@ pub(crate) fn hold<T>(lock: &parking_lot::Mutex<T>) -> parking_lot::MutexGuard<'
         match lock.try_lock() {
             Some(guard) => return guard,
             None => std::thread::yield_now(),
+        }
+    }
+}
+
+/// Runs somebody else's code. A panic ends that code, and nothing else; a panic of its payload's destructor not even that.
+pub(crate) fn contain(f: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
+        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            std::mem::forget(again);
         }
     }
 }

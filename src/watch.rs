@@ -13,9 +13,8 @@
 use crate::registry::Holdout;
 use crate::stall::{Hook, Reports};
 use crate::sync::stat::{AtomicU64, Relaxed};
-use crate::sync::{Mutex, hold, thread_number};
+use crate::sync::{Mutex, contain, hold, thread_number};
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -34,13 +33,15 @@ pub struct Watch {
 struct Waiters {
     by_number: BTreeMap<Key, Waker>,
     last: u64,
+    /// In a fork child, whose worker nobody has woken yet, whatever is on the list.
+    forked: bool,
 }
 
 impl Watch {
     /// Nobody waits; the defaults.
     pub(crate) const fn new() -> Watch {
         Watch {
-            waiters: Mutex::new(Waiters { by_number: BTreeMap::new(), last: 0 }),
+            waiters: Mutex::new(Waiters { by_number: BTreeMap::new(), last: 0, forked: false }),
             reports: Mutex::new(Reports::new()),
             stalls: AtomicU64::new(0),
             teller: AtomicU64::new(0),
@@ -59,10 +60,11 @@ impl Watch {
         self.stalls.load(Relaxed)
     }
 
-    /// Puts a waker on the list, or another one in its place. Returns its key, and whether nobody was there before.
+    /// Puts a waker on the list, or another one in its place. Returns its key, and whether the worker is to be told: nobody
+    /// was there before.
     pub(crate) fn register(&self, number: u64, key: Option<Key>, waker: Waker) -> (Key, bool) {
         let mut waiters = hold(&self.waiters);
-        let first = waiters.by_number.is_empty();
+        let first = std::mem::take(&mut waiters.forked) || waiters.by_number.is_empty();
         let key = key.unwrap_or_else(|| {
             waiters.last += 1;
             (number, waiters.last)
@@ -95,7 +97,7 @@ impl Watch {
         drop(waiters);
         for waker in ready {
             // An executor's panic is its own, and has been reported.
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+            contain(|| waker.wake());
         }
         left
     }
@@ -133,6 +135,9 @@ impl Watch {
     pub(crate) unsafe fn after_fork(&self, child: bool) {
         // SAFETY: by (1) this thread holds the lock.
         unsafe { self.waiters.force_unlock() };
+        if child {
+            hold(&self.waiters).forked = true;
+        }
         // Relaxed: this thread's own store, or that of one that is gone.
         if child && self.reports.is_locked() && self.teller.load(Relaxed) != thread_number() {
             // SAFETY: by (1) its holder does not exist; it was looking, or in the hook, which comes after the last change.

@@ -17,6 +17,7 @@ use crate::reclaim;
 use crate::shared::Shared;
 use crate::sync::{Instant, thread};
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::Duration;
@@ -25,8 +26,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_millis(100);
 
 thread_local! {
-    /// What this thread's fork has to undo.
-    static FROZEN: RefCell<Vec<Thaw>> = const { RefCell::new(Vec::new()) };
+    /// What this thread's fork has to undo. Without a destructor: a destructor of another thread-local may fork.
+    static FROZEN: RefCell<ManuallyDrop<Vec<Thaw>>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
 }
 
 /// The process is about to fork.
@@ -40,12 +41,12 @@ pub(crate) fn at() {
     let mut thaws: Vec<Thaw> = live::all().into_iter().map(Keeper::freeze).collect();
     let checks = crate::check::freeze();
     thaws.push(Box::new(move |_| drop(checks)));
-    let _ = FROZEN.try_with(|frozen| frozen.replace(thaws));
+    FROZEN.with(|frozen| **frozen.borrow_mut() = thaws);
 }
 
 /// It has forked.
 pub(crate) fn after(child: bool) {
-    let thaws = FROZEN.try_with(RefCell::take).unwrap_or_default();
+    let thaws = FROZEN.with(|frozen| std::mem::take(&mut **frozen.borrow_mut()));
     thaws.into_iter().rev().for_each(|thaw| thaw(child));
 }
 
@@ -53,7 +54,8 @@ pub(crate) fn after(child: bool) {
 pub(crate) fn settle_down<G: GracePeriods>(shared: &Shared<G>, end: Instant) {
     shared.lock_queue().still = true;
     // A thread that forks in a deferred function goes on with it, in the child, too, and must not wait for itself here.
-    while !reclaim::in_any_call() && !shared.running.is_idle() && Instant::now() < end {
+    let busy = || !shared.running.is_idle() || shared.overflow.set.is_locked();
+    while !reclaim::in_any_call() && busy() && Instant::now() < end {
         thread::sleep(Duration::from_micros(50));
     }
 }
@@ -75,6 +77,10 @@ pub(crate) fn freeze<G: GracePeriods>(shared: Arc<Shared<G>>) -> Thaw {
                     // Whoever swept is gone. What it was just freeing is lost, the rest of its set goes on.
                     // SAFETY: its holder does not exist, and has left the set fit for going on before each object.
                     unsafe { shared.overflow.set.force_unlock() };
+                    let ([objects, bytes], c) = (shared.overflow.lose(), &shared.counters);
+                    c.leaked.add(objects);
+                    c.overflow_objects.sub(objects);
+                    c.overflow_bytes.sub(bytes);
                 }
             }
             shared.lose_worker();
@@ -98,6 +104,8 @@ impl<G: GracePeriods> Shared<G> {
     /// The worker is gone, unless it is the thread that has forked. The next who needs it starts another.
     fn lose_worker(&self) {
         if self.config.workers && !self.is_worker() {
+            // What the child retires into a block that is open already would ring nobody.
+            self.drain(u64::MAX);
             // Relaxed: the child has one thread.
             self.armed.store(false, Relaxed);
             // Release: pairs with the swap in `revive`.

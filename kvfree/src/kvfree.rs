@@ -400,9 +400,11 @@ impl<G: GracePeriods> Drop for Kvfree<G> {
         } else {
             self.shared.abandon();
         }
-        worker::stop(&self.shared, can_wait);
+        // A hook or a waker may end it on its own worker, which goes when that has returned, and takes one more look at the lanes.
+        let is_last = can_wait && !self.shared.is_worker();
+        worker::stop(&self.shared, is_last);
         self.shared.reserve.empty();
-        if can_wait && self.shared.drain(u64::MAX) && !self.shared.any_open() {
+        if is_last && self.shared.drain(u64::MAX) && !self.shared.any_open() {
             // SAFETY: nothing is open after the drain, and the handle is the last user.
             unsafe { self.shared.lanes.release() };
         }

@@ -122,6 +122,11 @@ impl<G: GracePeriods> Shared<G> {
         self.queue.lock()
     }
 
+    /// Is the process about to fork? Then nothing is taken, and no sweep begins.
+    pub(crate) fn is_still(&self) -> bool {
+        self.lock_queue().still
+    }
+
     /// Bytes queued that make a grace period worth its membarrier.
     pub(crate) fn batch_bytes(&self) -> u64 {
         (self.config.budget as u64 / 8).clamp(1, 512 << 10)

@@ -13,6 +13,7 @@ use crate::grace::{Cookie, GracePeriods};
 use crate::linked::{self, Chain, Linked};
 use crate::reclaim::Function;
 use crate::shared::Shared;
+use crate::stats::Count;
 use crate::sync::{Instant, Mutex, hold_mutex};
 use quietus_slab::raw::{self, WEIGHT_UNIT};
 
@@ -21,6 +22,8 @@ pub(crate) struct Overflow {
     pub(crate) deferred: Deferred,
     pub(crate) linked: Linked,
     pub(crate) set: Mutex<Set>,
+    /// What is just being freed, should that be lost in a fork: objects, and their bytes.
+    in_hand: [Count; 2],
 }
 
 /// The set that waits for its grace period.
@@ -40,7 +43,26 @@ impl Overflow {
             deferred: Deferred::new(),
             linked: Linked::new(),
             set: Mutex::new(Set { cookie: None, chain: Chain::EMPTY, begun: false, taken: 0 }),
+            in_hand: Default::default(),
         }
+    }
+
+    /// The cookie of the set that waits, if there is one and nobody is at it.
+    pub(crate) fn waiting(&self) -> Option<Cookie> {
+        self.set.try_lock().and_then(|set| set.cookie)
+    }
+
+    fn hold(&self, objects: u64, bytes: u64) {
+        self.in_hand[0].set(objects);
+        self.in_hand[1].set(bytes);
+    }
+
+    /// In a fork's child: objects and bytes that whoever swept had in hand.
+    #[cfg(not(quietus_shuttle))]
+    pub(crate) fn lose(&self) -> [u64; 2] {
+        let lost = self.in_hand.each_ref().map(Count::get);
+        self.hold(0, 0);
+        lost
     }
 
     /// Is anything retired and not taken?
@@ -59,6 +81,9 @@ impl<G: GracePeriods> Shared<G> {
     /// two objects once `until` has passed. Returns whether something is left.
     pub(crate) fn sweep(&self, until: Option<Instant>) -> bool {
         let Some(mut set) = self.overflow.set.try_lock() else { return true };
+        if self.is_still() {
+            return true;
+        }
         // Twice: others may go on retiring faster than this thread frees.
         for _ in 0..2 {
             if let Some(cookie) = set.cookie {
@@ -102,6 +127,8 @@ impl<G: GracePeriods> Shared<G> {
             // SAFETY: objects that wait are not free; those of one word lie in one slab.
             let slab = unsafe { raw::slab(objects[0]) };
             let (weight, dropper) = (slab.weight(), slab.dropper());
+            let bytes = |objects: &[*mut u8]| objects.len() as u64 * u64::from(weight) * WEIGHT_UNIT as u64;
+            self.overflow.hold(objects.len() as u64, bytes(objects));
             let ended = |p: &*mut u8| {
                 // SAFETY: a slab's dropper is null or a `drop_value` of its type, for which alone objects of it are deferred.
                 let drop = unsafe { std::mem::transmute::<*mut (), Option<Function>>(dropper) };
@@ -114,8 +141,9 @@ impl<G: GracePeriods> Shared<G> {
             gone.iter().for_each(|&p| check::freed(p));
             // SAFETY: marked once each, their values are gone, and their grace period is over.
             unsafe { quietus_slab::free_bulk(gone) };
+            self.overflow.hold(0, 0);
             for (some, freed) in [(gone, true), (left, false)] {
-                count(some.len() as u64, some.len() as u64 * u64::from(weight) * WEIGHT_UNIT as u64, freed);
+                count(some.len() as u64, bytes(some), freed);
             }
             !late()
         });
@@ -125,8 +153,10 @@ impl<G: GracePeriods> Shared<G> {
         while let Some((head, callback)) = set.chain.pop() {
             // SAFETY: it was queued with this callback, and has just been taken off.
             let bytes = unsafe { linked::bytes(head, callback) };
+            self.overflow.hold(1, bytes as u64);
             // SAFETY: queued once, and its grace period is over: the contract of the callback.
             let freed = over && self.run(|| unsafe { (callback.run)(head) });
+            self.overflow.hold(0, 0);
             count(1, bytes as u64, freed);
             if late() && !set.chain.is_empty() {
                 return false;

@@ -104,7 +104,7 @@ impl<G: GracePeriods> Shared<G> {
         }
         // If somebody is busy with the queue the next block will tell.
         let Some(queue) = self.queue.try_lock() else { return };
-        match queue.oldest() {
+        match [queue.oldest(), self.overflow.waiting()].into_iter().flatten().min() {
             Some(oldest) if !self.gp.poll(oldest) => c.over_readers.add(1),
             _ => c.over_worker.add(1),
         }
@@ -117,7 +117,8 @@ impl<G: GracePeriods> Shared<G> {
         let mut pause = Duration::ZERO;
         while self.over_budget() && end.is_none_or(|end| Instant::now() < end) {
             let oldest = self.reclaim_some(Want::Plain);
-            if oldest.is_some_and(|oldest| self.gp.advance(oldest)) && !self.config.workers {
+            // Without a batch, too: what has no block waits for a tick.
+            if oldest.is_none_or(|oldest| self.gp.advance(oldest)) && !self.config.workers {
                 self.reclaim_some(Want::Plain);
                 if self.queue.try_lock().is_some_and(|queue| !queue.has_plain()) {
                     return;

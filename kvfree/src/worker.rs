@@ -18,6 +18,7 @@ use crate::sync::{
     thread::{self, JoinHandle, Thread},
     thread_local,
 };
+use quietus_slab::raw;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
@@ -59,7 +60,7 @@ impl<G: GracePeriods> Shared<G> {
     pub(crate) fn wake_from(&self, constrained: bool) {
         // Relaxed: the swap in `revive` decides.
         if self.lost.load(Relaxed) {
-            if constrained {
+            if constrained || raw::held() {
                 // Relaxed: the next who opens a block tries again.
                 return self.armed.store(false, Relaxed);
             }
@@ -80,6 +81,8 @@ impl<G: GracePeriods> Shared<G> {
         if let Some(Err(_)) = self.me.get().and_then(Weak::upgrade).map(|me| start(&me)) {
             // Release: as in the fork's child. Whoever comes next tries again.
             self.lost.store(true, Release);
+            // Relaxed: as in the child; else nobody would come.
+            self.armed.store(false, Relaxed);
         }
     }
 
@@ -142,7 +145,7 @@ impl<G: GracePeriods> Shared<G> {
             self.reserve.adapt();
             *last = Instant::now();
         }
-        if self.pass(Some(*last + period)) {
+        if self.pass(last.checked_add(period)) {
             return thread::park_timeout(SHORT.min(period));
         }
         // AcqRel: see "bell" in the module.

@@ -19,6 +19,7 @@
 use crate::hook;
 use crate::lock::{self, Pass};
 use crate::percpu::{self, Lock};
+use std::cell::Cell;
 use std::sync::atomic::{
     AtomicU32, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release, SeqCst},
@@ -32,8 +33,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks.
 const LOOK: Duration = Duration::from_micros(20);
 
-/// The thread that forks, or 0: the gate is open.
+/// The thread whose turn it is to fork, or 0.
+static TURN: AtomicUsize = AtomicUsize::new(0);
+/// The thread that has closed the gate, or 0: it is open.
 static FORKER: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// Forks of this thread's, under way, that were not prepared for.
+    static SKIPPED: Cell<u32> = const { Cell::new(0) };
+}
 
 /// How many threads are inside, spread over cache lines.
 static INSIDE: [Stripe; STRIPES] = [const { Stripe(AtomicU32::new(0)) }; STRIPES];
@@ -79,8 +87,8 @@ pub(crate) fn leave(thread: usize) {
 /// What a fork holds until it is over: the slots; and a mark on its thread as if that held a lock, so that it passes the gate, and its
 /// signal handlers keep out.
 struct Frozen {
-    _slots: Vec<Lock>,
-    _pass: Pass,
+    slots: Vec<Lock>,
+    pass: Pass,
 }
 
 static FROZEN: Mutex<Option<Frozen>> = Mutex::new(None);
@@ -105,18 +113,23 @@ pub(crate) fn install() {
 
 #[cfg_attr(not(all(target_os = "linux", not(miri))), allow(dead_code))]
 extern "C" fn prepare() {
-    if lock::held() {
-        return; // in a signal handler that interrupted the allocator: its child may `exec`
-    }
-    hook::before_fork();
     let me = lock::thread();
+    // Relaxed: this thread's own store, if it is its number.
+    if lock::held() || TURN.load(Relaxed) == me {
+        // In a signal handler that interrupted the allocator, or another fork: its child may `exec`.
+        return SKIPPED.with(|skipped| skipped.set(skipped.get() + 1));
+    }
     // Acquire: one fork at a time, after the one before.
-    while FORKER.compare_exchange(0, me, Acquire, Relaxed).is_err() {
+    while TURN.compare_exchange(0, me, Acquire, Relaxed).is_err() {
         std::thread::sleep(LOOK);
     }
+    hook::before_fork();
+    // Before the gate closes: a signal handler of this thread's would wait there for ever.
+    let pass = Pass::new();
+    // Relaxed: ordered by the fence.
+    FORKER.store(me, Relaxed);
     // SeqCst: closed before the look (Y).
     fence(SeqCst);
-    let pass = Pass::new();
     let end = Instant::now() + PATIENCE;
     // Acquire: the look (Y); what was done inside is in the copy.
     while INSIDE.iter().any(|stripe| stripe.0.load(Acquire) != 0) && Instant::now() < end {
@@ -124,7 +137,7 @@ extern "C" fn prepare() {
     }
     let slots = percpu::take_slots(end);
     hook::at_fork();
-    *frozen() = Some(Frozen { _slots: slots, _pass: pass });
+    *frozen() = Some(Frozen { slots, pass });
 }
 
 #[cfg_attr(not(all(target_os = "linux", not(miri))), allow(dead_code))]
@@ -138,16 +151,20 @@ extern "C" fn child() {
 }
 
 fn go_on(child: bool) {
-    // Relaxed: this thread's own store, if it is its number.
-    if FORKER.load(Relaxed) != lock::thread() {
-        return;
+    let skipped = SKIPPED.with(Cell::get);
+    if skipped > 0 {
+        return SKIPPED.with(|count| count.set(skipped - 1));
     }
-    drop(frozen().take());
+    let Some(Frozen { slots, pass }) = frozen().take() else { return };
+    drop(slots);
     if child {
         // Relaxed: the child has one thread. Whoever was inside after all is not there.
         INSIDE.iter().for_each(|stripe| stripe.0.store(0, Relaxed));
     }
     // Release: whoever comes in finds the slots given back.
     FORKER.store(0, Release);
+    drop(pass);
     hook::after_fork(child);
+    // Release: pairs with the exchange in `prepare`.
+    TURN.store(0, Release);
 }

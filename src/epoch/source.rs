@@ -19,7 +19,7 @@ use crate::latency::Latency;
 use crate::registry::Holdout;
 use crate::sequence::Sequence;
 use crate::source::{self, Source};
-use crate::sync::stat;
+use crate::sync::{contain, stat};
 use crate::wait::{InsideSection, wait};
 use crate::watch::Watch;
 use crossbeam_epoch::{Collector, Guard, LocalHandle};
@@ -27,7 +27,6 @@ use parking_lot::Mutex;
 use quietus_kvfree::{Cookie, GracePeriods};
 use std::borrow::Borrow;
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{AcqRel, Acquire, Release},
@@ -185,13 +184,13 @@ pub(super) fn step<H: Borrow<LocalHandle>>(
 ) {
     let _stepping = Stepping::begin();
     // A panic of what others have deferred is theirs; it has been reported, and must not end the driver, nor a barrier half-way.
-    let _ = catch_unwind(AssertUnwindSafe(|| {
+    contain(|| {
         // Acquire: spares the handle; the swap in `defer` decides.
         if !progress.sequence.elapsed(want) && !progress.deferred.load(Acquire) {
             progress.defer(want, own().borrow());
         }
         pin().flush();
-    }));
+    });
 }
 
 // SAFETY: 1, 2: see "Ordering" in the module. 3: `completed` only grows. 4: so does the sequence. 5: `start` and `poll` are one

@@ -207,6 +207,10 @@ pub(crate) mod shared {
             f();
             true
         }
+        /// No forks here.
+        pub(crate) fn is_still(&self) -> bool {
+            false
+        }
         pub(crate) fn report_taken_back(&self, cookie: Cookie, objects: u64) {
             panic!("grace period {} of {objects} objects was taken back", cookie.0);
         }

@@ -216,3 +216,29 @@ fn r_8_a_worker_that_is_behind_is_told() {
     drop(end);
     domain.barrier();
 }
+
+/// What has no block is a worker's or a ticker's to free: where there is no worker, nobody waits for it.
+#[test]
+fn r_8_without_a_worker_nobody_waits_for_what_only_ticks_free() {
+    let domain: &'static Domain = Box::leak(Box::new(waiting().workers(false).batching(false).build()));
+    let cache: &'static Cache<Object> = Box::leak(Box::new(Cache::new("ticked")));
+    let retirer = std::thread::spawn(|| (0..1000).for_each(|_| retire(domain, cache)));
+    until("it goes on", || retirer.is_finished());
+}
+
+/// What has no block is held up by readers, too.
+#[test]
+fn r_8_without_blocks_the_cause_is_told_too() {
+    let domain = Domain::builder().budget(BUDGET).batching(false).build();
+    let cache = Cache::new("unbatched");
+    std::thread::scope(|scope| {
+        let sleeper = Sleeper::new(scope, &domain);
+        retire(&domain, &cache);
+        // Long enough for the worker to take it.
+        until("it waits", || domain.cookie().holdouts().len() == 1 && domain.stats().longest_reader.is_some());
+        (0..2000).for_each(|_| retire(&domain, &cache));
+        let stats = domain.stats().kvfree;
+        assert!(stats.over_budget_readers > 0, "{stats:?}");
+        drop(sleeper);
+    });
+}

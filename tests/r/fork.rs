@@ -220,3 +220,198 @@ fn r_6_a_deferred_function_may_fork() {
         assert!(done.load(SeqCst));
     });
 }
+
+/// Tasks of threads that are gone keep none of the child's from being woken.
+#[test]
+fn r_6_a_child_may_await() {
+    use std::future::{Future, IntoFuture};
+    use std::task::Context;
+    in_child("fork::r_6_a_child_may_await", || {
+        let domain = Domain::new();
+        std::thread::scope(|scope| {
+            let sleeper = Sleeper::new(scope, &domain);
+            let (_, waker) = crate::support::Woken::new();
+            let mut task = Box::pin(domain.cookie().into_future());
+            assert!(task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            forked(|| {
+                drop(domain.pin());
+                std::thread::scope(|scope| {
+                    let sleeper = Sleeper::new(scope, &domain);
+                    let (woken, waker) = crate::support::Woken::new();
+                    let mut task = Box::pin(domain.cookie().into_future());
+                    assert!(task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+                    drop(sleeper);
+                    until("it is woken", || woken.times() == 1);
+                });
+            });
+            drop(sleeper);
+        });
+    });
+}
+
+/// What a sweep was just freeing is lost to the child, and counted.
+#[test]
+fn r_6_what_a_vanished_sweep_had_in_hand_is_counted() {
+    struct Slow(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>);
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+            let _ = self.1.recv();
+        }
+    }
+    in_child("fork::r_6_what_a_vanished_sweep_had_in_hand_is_counted", || {
+        let domain = Domain::builder().batching(false).build();
+        let (begun, ready) = std::sync::mpsc::channel();
+        let (end, wait) = std::sync::mpsc::channel();
+        // SAFETY: fresh, known to nobody else.
+        unsafe { domain.retire_box(std::ptr::NonNull::from(Box::leak(Box::new(Slow(begun, wait))))) };
+        ready.recv().unwrap();
+        forked(|| {
+            domain.barrier();
+            let stats = domain.stats().kvfree;
+            assert_eq!((stats.pending_objects, stats.pending_bytes, stats.leaked), (0, 0, 1));
+        });
+        drop(end);
+    });
+}
+
+/// Several threads fork at once: a short destructor ends before each.
+#[test]
+fn r_6_forks_at_once_lose_no_batch() {
+    in_child("fork::r_6_forks_at_once_lose_no_batch", || {
+        let (domain, stop) = (Domain::new(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let (domain, stop) = (&domain, &stop);
+            let _end = Stop(stop);
+            scope.spawn(move || {
+                while !stop.load(SeqCst) {
+                    domain.defer(|| std::thread::sleep(std::time::Duration::from_millis(2)));
+                    domain.flush();
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            });
+            let forkers: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(move || {
+                        for _ in 0..100 {
+                            forked(|| assert_eq!(domain.stats().kvfree.leaked, 0));
+                        }
+                    })
+                })
+                .collect();
+            forkers.into_iter().for_each(|forker| forker.join().unwrap());
+        });
+    });
+}
+
+/// A handler that interrupts a fork, and forks itself, takes nothing of the outer one away.
+#[test]
+fn r_6_a_fork_within_a_fork() {
+    static ONCE: AtomicBool = AtomicBool::new(false);
+    extern "C" fn prepare() {
+        if !ONCE.swap(true, SeqCst) {
+            // SAFETY: the child ends at once.
+            unsafe {
+                let child = libc::fork();
+                if child == 0 {
+                    libc::_exit(0);
+                }
+                libc::waitpid(child, std::ptr::null_mut(), 0);
+            }
+        }
+    }
+    in_child("fork::r_6_a_fork_within_a_fork", || {
+        // Registered before the library's own, and so called after it.
+        // SAFETY: a function of this program.
+        unsafe { libc::pthread_atfork(Some(prepare), None, None) };
+        let (domain, runs) = (Domain::new(), Arc::new(AtomicU64::new(0)));
+        domain.barrier();
+        forked(|| {
+            let mine = Arc::clone(&runs);
+            domain.defer(move || _ = mine.fetch_add(1, SeqCst));
+            until("the child's worker is there", || runs.load(SeqCst) == 1);
+        });
+        forked(|| domain.barrier());
+    });
+}
+
+/// A child whose first attempt to start a worker fails tries again.
+#[test]
+fn r_6_a_child_tries_again_to_start_its_worker() {
+    in_child("fork::r_6_a_child_tries_again_to_start_its_worker", || {
+        let (domain, runs) = (Domain::builder().batching(false).build(), Arc::new(AtomicU64::new(0)));
+        domain.barrier();
+        let defer = || {
+            let mine = Arc::clone(&runs);
+            domain.defer(move || _ = mine.fetch_add(1, SeqCst));
+        };
+        forked(|| {
+            // SAFETY: plain values that live through the calls.
+            let limit = |most| unsafe {
+                let mut was: libc::rlimit = std::mem::zeroed();
+                assert_eq!(libc::getrlimit(libc::RLIMIT_AS, &mut was), 0);
+                assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &libc::rlimit { rlim_cur: most, ..was }), 0);
+                was.rlim_cur
+            };
+            let size = std::fs::read_to_string("/proc/self/statm").unwrap();
+            let pages: u64 = size.split(' ').next().unwrap().parse().unwrap();
+            // Less than a thread's stack is left.
+            let before = limit((pages << 12) + (1 << 20));
+            while std::thread::Builder::new().spawn(std::thread::park).is_ok() {}
+            defer();
+            limit(before);
+            defer();
+            until("both have run", || runs.load(SeqCst) == 2);
+        });
+    });
+}
+
+/// What the child adds to a block that its parent has opened is freed by age, too.
+#[test]
+fn r_6_a_child_adds_to_an_open_block() {
+    in_child("fork::r_6_a_child_adds_to_an_open_block", || {
+        // SAFETY: a set of one CPU, which lives through the call.
+        unsafe {
+            let mut one: libc::cpu_set_t = std::mem::zeroed();
+            libc::CPU_SET(libc::sched_getcpu() as usize, &mut one);
+            assert_eq!(libc::sched_setaffinity(0, size_of_val(&one), &one), 0);
+        }
+        let domain = Domain::builder().age_limit(std::time::Duration::from_secs(2)).build();
+        let runs = Arc::new(AtomicU64::new(0));
+        let defer = || {
+            let mine = Arc::clone(&runs);
+            domain.defer(move || _ = mine.fetch_add(1, SeqCst));
+        };
+        defer();
+        forked(|| {
+            defer();
+            until("both have run", || runs.load(SeqCst) == 2);
+        });
+        domain.barrier();
+    });
+}
+
+/// A destructor of a thread-local may fork, after others are gone.
+#[test]
+fn r_6_a_fork_in_a_destructor_of_a_thread_local() {
+    struct Late;
+    impl Drop for Late {
+        fn drop(&mut self) {
+            forked(|| ());
+        }
+    }
+    thread_local!(static LATE: Late = const { Late });
+    in_child("fork::r_6_a_fork_in_a_destructor_of_a_thread_local", || {
+        let domain = Domain::new();
+        std::thread::spawn(|| {
+            LATE.with(|_| ());
+            forked(|| ());
+        })
+        .join()
+        .unwrap();
+        let runs = Arc::new(AtomicU64::new(0));
+        let mine = Arc::clone(&runs);
+        domain.defer(move || _ = mine.fetch_add(1, SeqCst));
+        until("it is run", || runs.load(SeqCst) == 1);
+    });
+}

@@ -147,3 +147,96 @@ fn r_1_waiting_inside_is_an_error_or_a_panic() {
     assert_eq!(qsbr.try_synchronize(), Err(InsideSection));
     assert_eq!(reader.offline(|| qsbr.try_synchronize()), Ok(()));
 }
+
+/// Of two who register at once the first may be ready at its second look: somebody has to tell the worker all the same.
+#[test]
+fn r_1_a_task_that_was_first_and_is_ready_leaves_nobody_alone() {
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+    let (domain, done) = (Domain::new(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let (domain, done) = (&domain, &done);
+        scope.spawn(move || {
+            while !done.load(SeqCst) {
+                domain.synchronize();
+            }
+        });
+        let tasks: Vec<_> = (0..3)
+            .map(|_| scope.spawn(move || (0..20_000).for_each(|_| block_on(domain.cookie().into_future()))))
+            .collect();
+        until("all are ready", || tasks.iter().all(|task| task.is_finished()));
+        done.store(true, SeqCst);
+    });
+}
+
+/// A waker whose code panics, with a payload that does, too, ends neither the call nor the others.
+#[test]
+fn r_1_a_waker_may_panic() {
+    struct Worse;
+    impl Drop for Worse {
+        fn drop(&mut self) {
+            std::panic::resume_unwind(Box::new("a payload's own"));
+        }
+    }
+    struct Bad;
+    impl Wake for Bad {
+        fn wake(self: std::sync::Arc<Self>) {
+            std::panic::resume_unwind(Box::new(Worse));
+        }
+    }
+    let domain = Domain::builder().workers(false).build();
+    let guard = domain.pin();
+    let (mut first, mut second) = (Box::pin(domain.cookie().into_future()), Box::pin(domain.cookie().into_future()));
+    let (woken, waker) = Woken::new();
+    let bad = Waker::from(std::sync::Arc::new(Bad));
+    assert!(first.as_mut().poll(&mut Context::from_waker(&bad)).is_pending());
+    assert!(second.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    drop(guard);
+    domain.tick();
+    assert_eq!(woken.times(), 1);
+}
+
+/// A task that is run where it is woken, on the worker, may own the domain.
+#[test]
+fn r_1_a_waker_may_end_the_domain() {
+    use std::sync::{Arc, Mutex};
+    struct Owner(Mutex<Option<Arc<Domain>>>, std::sync::mpsc::Sender<bool>);
+    impl Wake for Owner {
+        fn wake(self: Arc<Self>) {
+            let domain = self.0.lock().unwrap().take();
+            until("this is the last", || domain.as_ref().is_none_or(|domain| Arc::strong_count(domain) == 1));
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(domain)));
+            self.1.send(ended.is_ok()).unwrap();
+        }
+    }
+    let (send, ended) = std::sync::mpsc::channel();
+    let domain = Arc::new(Domain::new());
+    let weak = Arc::downgrade(&domain);
+    let waker = Waker::from(Arc::new(Owner(Mutex::new(Some(Arc::clone(&domain))), send)));
+    std::thread::scope(|scope| {
+        let sleeper = Sleeper::new(scope, &domain);
+        let mut task = Box::pin(domain.cookie().into_future());
+        assert!(task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        std::mem::forget(task);
+        drop(sleeper);
+    });
+    drop((waker, domain));
+    assert!(ended.recv().unwrap());
+    assert!(weak.upgrade().is_none());
+}
+
+#[test]
+fn r_1_times_may_be_as_long_as_there_are() {
+    use crate::support::in_child;
+    let output = in_child("waiting::r_1_times_may_be_as_long_as_there_are", || {
+        let max = Duration::MAX;
+        let domain = Domain::builder().age_limit(max).wait_limit(max).stall_after(max).build();
+        domain.defer(|| ());
+        assert!(domain.cookie().wait_timeout(max));
+        domain.flush();
+        until("the worker has run it", || domain.stats().kvfree.calls_run == 1);
+    });
+    if let Some(output) = output {
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!text.contains("panicked"), "{text}");
+    }
+}
