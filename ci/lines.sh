@@ -19,8 +19,8 @@ line() {
     local command=("$@" "$test")
     local key="${command[*]}"
     if [ -z "${sound[$key]:-}" ]; then
-        # It has to run, and to pass, without the break.
-        try "${command[@]}"
+        # It has to run, and to pass, without the break. This also builds what it needs, so it may take longer.
+        MUTANT_SECONDS=600 try "${command[@]}"
         if [ "$code" = 0 ] && grep -qE "^test .*$test.* ok$" "$copy/log"; then sound[$key]=yes; else sound[$key]=no; fi
     fi
     if [ "${sound[$key]}" = yes ]; then plant "$file" "$change" "${command[@]}"; else verdict=FAILS detail="$key, without any break"; fi

@@ -3,7 +3,7 @@
 //! Users set; `domain`, `qsbr` and `epoch` make domains of it.
 
 use crate::stall::{Hook, Stall};
-use quietus_kvfree::{Config, OnOverflow};
+use quietus_kvfree::{Config, OnOverflow, Pressure};
 use std::time::Duration;
 
 /// Settings of a [`Domain`](crate::Domain).
@@ -66,9 +66,27 @@ impl Builder {
         self.config.debug = yes;
         self
     }
+    /// Has the worker (or [`tick`](crate::Domain::tick)) look whether the system's memory is short, now and then while something is pending, and
+    /// then do what [`relieve`](crate::Domain::relieve) does. Default: it does not look.
+    ///
+    /// ```
+    /// let domain = quietus::Domain::builder().pressure(quietus::Pressure::system()).build();
+    /// assert_eq!(domain.stats().kvfree.pressure_reliefs, 0);
+    /// ```
+    pub fn pressure(mut self, pressure: Pressure) -> Self {
+        self.config.pressure = Some(pressure);
+        self
+    }
     /// Whether the domain has a worker thread. Without it, call [`Domain::tick`](crate::Domain::tick). Default: yes.
     pub fn workers(mut self, yes: bool) -> Self {
         self.config.workers = yes;
+        self
+    }
+    /// Most workers the domain may have at a time, from 1 to 16. There is one, and more are started only while destructors or
+    /// deferred functions pile up, or one of them takes long: then they run on several threads at a time. They end when there is nothing
+    /// left for them. Default: as many as there are CPUs, but four at most.
+    pub fn most_workers(mut self, n: usize) -> Self {
+        self.config.most_workers = n;
         self
     }
     /// After how long a grace period that has not ended counts as stalled, and is reported. Default: 21 s, as the kernel's.

@@ -9,7 +9,7 @@
 //! | one value that readers load and writers replace | [`Rcu`], all safe |
 //! | lists, maps, trees | [`Atomic`], [`Shared`], [`Domain::retire`], [`slab::Cache`] |
 //! | waiting for readers | [`synchronize`], [`Domain::cookie`], [`Domain::defer`], [`Domain::barrier`] |
-//! | readers and garbage of one's own | a private [`Domain`] |
+//! | readers and garbage of one's own | a private [`Domain`]; for values that borrow a [`ScopedDomain`] |
 //! | reading that costs nothing, in threads that say when they hold nothing | [`qsbr`] |
 //! | code that uses crossbeam-epoch already | the feature `epoch` |
 //!
@@ -62,6 +62,8 @@ mod builder;
 #[cfg(not(quietus_loom))]
 mod domain;
 #[cfg(not(quietus_loom))]
+mod scoped;
+#[cfg(not(quietus_loom))]
 mod future;
 #[cfg(not(quietus_loom))]
 pub mod qsbr;
@@ -97,10 +99,12 @@ pub use latency::Bucket;
 #[cfg(not(quietus_loom))]
 pub use memb::{DomainGuard, Guard, pin};
 pub use quietus_kvfree as kvfree;
-pub use quietus_kvfree::{MayNotWait, OnOverflow, rcu_head};
+pub use quietus_kvfree::{MayNotWait, OnOverflow, Pressure, rcu_head};
 pub use quietus_slab as slab;
 #[cfg(not(quietus_loom))]
 pub use registry::Holdout;
+#[cfg(not(quietus_loom))]
+pub use scoped::ScopedDomain;
 pub use section::Section;
 #[cfg(not(quietus_loom))]
 pub use stall::Stall;

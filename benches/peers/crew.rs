@@ -2,8 +2,8 @@
 
 use super::{Cycles, Random, Readers, Reclaims, SLOTS};
 use std::hint::black_box;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Barrier, RwLock, mpsc};
 use std::time::{Duration, Instant};
 
 /// Reads `n` times.
@@ -78,6 +78,27 @@ pub(crate) fn beside_readers<P: Readers, R>(peer: &P, slot: &P::Slot, readers: u
         let _stop = Stop(&stop);
         ready.wait();
         work()
+    })
+}
+
+/// Does `work` while `threads` threads do nothing: each in the middle of its `visit`, which waits when it calls what it gets.
+pub(crate) fn beside_idle<R>(threads: usize, visit: impl Fn(&dyn Fn()) + Sync, work: impl FnOnce() -> R) -> R {
+    let (gate, (arrived, all)) = (RwLock::new(()), mpsc::channel());
+    std::thread::scope(|scope| {
+        let closed = gate.write().expect("not poisoned");
+        for _ in 0..threads {
+            let (arrived, gate, visit) = (arrived.clone(), &gate, &visit);
+            let wait = move || {
+                arrived.send(()).expect("somebody counts");
+                drop(gate.read());
+            };
+            let builder = std::thread::Builder::new().stack_size(64 << 10);
+            builder.spawn_scoped(scope, move || visit(&wait)).expect("a thread");
+        }
+        all.iter().take(threads).for_each(drop);
+        let result = work();
+        drop(closed);
+        result
     })
 }
 

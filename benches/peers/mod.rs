@@ -1,6 +1,6 @@
 //! What the benchmarks measure, behind four small traits: [`Readers`] ← [`Reclaims`] ← [`Cycles`], and [`Waits`].
 //!
-//! One file per contender: `quietus`, the peers `crossbeam`, `seize`, `sdd`, `haphazard`, `urcu`, and in `floor` what uses
+//! One file per contender: `quietus` and `qsbr`, the peers `crossbeam`, `seize`, `sdd`, `haphazard`, `urcu`, and in `floor` what uses
 //! no reclamation at all. `allocators` has the same for memory alone, `boxes` for what has a destructor. `crew` runs threads, `ring` joins two, `rss` runs
 //! processes.
 //!
@@ -15,6 +15,7 @@ pub(crate) mod crew;
 pub(crate) mod crossbeam;
 pub(crate) mod floor;
 pub(crate) mod haphazard;
+pub(crate) mod qsbr;
 pub(crate) mod quietus;
 pub(crate) mod ring;
 pub(crate) mod rss;

@@ -1,6 +1,6 @@
-//! liburcu's memb flavour, loaded at run time where it is installed: linked to by name, never built in.
+//! liburcu's memb and qsbr flavours, loaded at run time where they are installed: linked to by name, never built in.
 //!
-//! Its read side is meant to be inlined into C; here it is two calls, which the read-side figure includes.
+//! Their read sides are meant to be inlined into C; here a section is two calls, which the read-side figure includes.
 
 use super::{BoxSlot, Node, Readers, Waits};
 
@@ -14,42 +14,58 @@ pub(crate) struct Urcu {
     synchronize: unsafe extern "C" fn(),
 }
 
+/// The flavour whose readers are inside between two quiescent states.
+#[derive(Clone, Copy)]
+pub(crate) struct UrcuQsbr {
+    register: unsafe extern "C" fn(),
+    unregister: unsafe extern "C" fn(),
+    quiescent: unsafe extern "C" fn(),
+    synchronize: unsafe extern "C" fn(),
+}
+
+type Function = unsafe extern "C" fn();
+
+/// The functions of a library, by name.
 #[cfg(target_os = "linux")]
-fn load() -> Option<Urcu> {
-    use std::ffi::CStr;
+fn load<const N: usize>(library: &std::ffi::CStr, names: [&std::ffi::CStr; N]) -> Result<[Function; N], String> {
     use std::mem::transmute;
+    let missing = || format!("liburcu-dev not installed (no {})", library.to_string_lossy());
     // SAFETY: a library that installs no handlers when it is loaded; it stays for ever.
-    let library = unsafe { libc::dlopen(c"liburcu-memb.so.8".as_ptr(), libc::RTLD_NOW) };
-    if library.is_null() {
-        return None;
+    let handle = unsafe { libc::dlopen(library.as_ptr(), libc::RTLD_NOW) };
+    if handle.is_null() {
+        return Err(missing());
     }
-    let find = |name: &CStr| -> Option<unsafe extern "C" fn()> {
-        // SAFETY: an open library.
-        let function = unsafe { libc::dlsym(library, name.as_ptr()) };
-        // SAFETY: each function named below is `void (*)(void)`.
-        (!function.is_null()).then(|| unsafe { transmute::<*mut libc::c_void, unsafe extern "C" fn()>(function) })
-    };
-    Some(Urcu {
-        register: find(c"urcu_memb_register_thread")?,
-        unregister: find(c"urcu_memb_unregister_thread")?,
-        lock: find(c"urcu_memb_read_lock")?,
-        unlock: find(c"urcu_memb_read_unlock")?,
-        synchronize: find(c"urcu_memb_synchronize_rcu")?,
-    })
+    // SAFETY: an open library.
+    let found = names.map(|name| unsafe { libc::dlsym(handle, name.as_ptr()) });
+    if found.iter().any(|function| function.is_null()) {
+        return Err(missing());
+    }
+    // SAFETY: each function that is asked for is `void (*)(void)`.
+    Ok(found.map(|function| unsafe { transmute::<*mut libc::c_void, Function>(function) }))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn load() -> Option<Urcu> {
-    None
+fn load<const N: usize>(_: &std::ffi::CStr, _: [&std::ffi::CStr; N]) -> Result<[Function; N], String> {
+    Err("liburcu is looked for on Linux only".into())
 }
 
 /// A thread that the library knows.
-pub(crate) struct Registered(Urcu);
+pub(crate) struct Registered(Function);
+
+impl Registered {
+    /// # Safety
+    /// 1. Both are of one library, which does not know the thread yet.
+    unsafe fn new(register: Function, unregister: Function) -> Registered {
+        // SAFETY: by (1).
+        unsafe { register() };
+        Registered(unregister)
+    }
+}
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        // SAFETY: registered below, on this thread, outside a section.
-        unsafe { (self.0.unregister)() }
+        // SAFETY: registered in `new`, on this thread, outside a section.
+        unsafe { (self.0)() }
     }
 }
 
@@ -58,12 +74,21 @@ impl Readers for Urcu {
     type Slot = BoxSlot;
     type Local = Registered;
     fn new() -> Result<Self, String> {
-        load().ok_or_else(|| "liburcu-dev not installed (no liburcu-memb.so.8)".into())
+        let [register, unregister, lock, unlock, synchronize] = load(
+            c"liburcu-memb.so.8",
+            [
+                c"urcu_memb_register_thread",
+                c"urcu_memb_unregister_thread",
+                c"urcu_memb_read_lock",
+                c"urcu_memb_read_unlock",
+                c"urcu_memb_synchronize_rcu",
+            ],
+        )?;
+        Ok(Urcu { register, unregister, lock, unlock, synchronize })
     }
     fn local(&self) -> Registered {
-        // SAFETY: benchmarks introduce a thread to one contender at a time, once.
-        unsafe { (self.register)() };
-        Registered(*self)
+        // SAFETY: (1) benchmarks introduce a thread to one contender at a time, once.
+        unsafe { Registered::new(self.register, self.unregister) }
     }
     fn slot(&self, value: Node) -> BoxSlot {
         BoxSlot::new(value)
@@ -83,6 +108,48 @@ impl Readers for Urcu {
 impl Waits for Urcu {
     fn synchronize(&self, _local: &mut Registered) {
         // SAFETY: outside a section.
+        unsafe { (self.synchronize)() }
+    }
+}
+
+impl Readers for UrcuQsbr {
+    const NAME: &'static str = "liburcu qsbr";
+    type Slot = BoxSlot;
+    type Local = Registered;
+    fn new() -> Result<Self, String> {
+        let [register, unregister, quiescent, synchronize] = load(
+            c"liburcu-qsbr.so.8",
+            [
+                c"urcu_qsbr_register_thread",
+                c"urcu_qsbr_unregister_thread",
+                c"urcu_qsbr_quiescent_state",
+                c"urcu_qsbr_synchronize_rcu",
+            ],
+        )?;
+        Ok(UrcuQsbr { register, unregister, quiescent, synchronize })
+    }
+    fn local(&self) -> Registered {
+        // SAFETY: (1) as above.
+        unsafe { Registered::new(self.register, self.unregister) }
+    }
+    fn slot(&self, value: Node) -> BoxSlot {
+        BoxSlot::new(value)
+    }
+    /// A look, and a quiescent state.
+    #[inline(always)]
+    fn read(&self, _local: &mut Registered, slot: &BoxSlot) -> u64 {
+        // SAFETY: a registered thread, online; (1) of `look`: nobody retires here.
+        unsafe {
+            let word = slot.look();
+            (self.quiescent)();
+            word
+        }
+    }
+}
+
+impl Waits for UrcuQsbr {
+    fn synchronize(&self, _local: &mut Registered) {
+        // SAFETY: holds nothing; the library takes the thread offline meanwhile.
         unsafe { (self.synchronize)() }
     }
 }

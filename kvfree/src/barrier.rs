@@ -74,10 +74,18 @@ impl<G: GracePeriods> Shared<G> {
         );
     }
 
+    /// [`barrier_for`](Self::barrier_for) by somebody who has no part in this handle, and destroys the cache.
+    #[track_caller]
+    pub(crate) fn barrier_on(&self, id: Lane) {
+        if !self.config.confined {
+            self.barrier_for(id);
+        }
+    }
+
     /// Frees what the cache with this id has pending, and what its destructors retire of it. Does not wait for others' deferred
     /// functions, but for those queued by their heads; if objects of this cache were retired as calls it is a full barrier.
     #[track_caller]
-    pub(crate) fn barrier_on(&self, id: Lane) {
+    pub(crate) fn barrier_for(&self, id: Lane) {
         let want = Want::Cache(id);
         let mut last_round = false;
         for _ in 0..ROUNDS {

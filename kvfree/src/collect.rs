@@ -10,6 +10,7 @@
 //! before the exchange until the batch is queued, so a barrier, which takes that lock, finds the chain in one place or the other.
 
 use crate::check::{self, What};
+use crate::crew::LATE;
 use crate::grace::{Cookie, GracePeriods};
 use crate::head::{Callback, RcuHead};
 use crate::lane::{self, CALL, Kind, LARGE, Lane, MIXED};
@@ -209,6 +210,9 @@ impl<G: GracePeriods> Shared<G> {
         }
         if wake {
             self.wake_from(item.constrained);
+        }
+        if !item.constrained {
+            self.relieve_worker(LATE);
         }
         if !done {
             self.resort(item);

@@ -161,7 +161,7 @@ impl<G: GracePeriods> Kvfree<G> {
     /// As [`barrier`](Self::barrier).
     #[track_caller]
     pub fn barrier_on<T>(&self, cache: &Cache<T>) {
-        self.shared.barrier_on(cache.lane_and_weight().0);
+        self.shared.barrier_for(cache.lane_and_weight().0);
     }
 
     /// A view for signal handlers: see [`Constrained`].
@@ -257,6 +257,7 @@ impl<G: GracePeriods> Kvfree<G> {
     /// deferred functions), refills the reserve. Does not wait for readers. Returns whether something is still pending.
     pub fn tick(&self) -> bool {
         self.shared.drain(u64::MAX);
+        self.shared.heed_pressure();
         let waiting = self.shared.pass(None);
         waiting || self.shared.any_open()
     }
@@ -299,6 +300,11 @@ impl<G: GracePeriods> Kvfree<G> {
             calls_run: c.calls_run.get(),
             panics: c.panics.get(),
             worker_wakes: c.wakes.get(),
+            workers: s.workers(),
+            further_workers: c.further_workers.get(),
+            pressure_looks: c.pressure_looks.get(),
+            pressure_reliefs: c.pressure_reliefs.get(),
+            pressure_errors: c.pressure_errors.get(),
             reserve_blocks: s.reserve.blocks(),
             reserve_depth: s.reserve.depth(),
             backing_off: s.reserve.backs_off(),

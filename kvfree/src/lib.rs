@@ -28,13 +28,15 @@
 
 // The modules in path order; each uses only those above it (but the stages are verbs on one `Shared`, and call each other):
 //
-// `sync` (primitives) → `event` (tracing), `live` (all of them) → `grace` (what is asked of RCU), `head` (two words in an object) →
+// `sync` (primitives) → `event` (tracing), `period` (a clock), `gauge` (the system's memory), `live` (all of them) → `grace` (what is asked of RCU), `head` (two words in an object) →
 // `lane` (which open block) → `reserve` (empty blocks) → `queue` (batches and cookies) → `plane`, `deferred`, `linked` (what has no block),
 // `check` (retired twice?) → `sweep` → `shared` → `collect` (1: into the open block; full ones are closed) → `resort` (no block at hand) →
-// `drain` (3: blocks taken back by age) → `reclaim` (4: elapsed → free) → `throttle` (room) → `worker` → `barrier` → `pressure` → `fork` →
+// `drain` (3: blocks taken back by age) → `reclaim` (4: elapsed → free) → `throttle` (room) → `crew`, `worker` → `barrier` → `pressure` → `fork` →
 // `kvfree`, `constrained` (the doors).
 mod sync;
 mod event;
+mod period;
+mod gauge;
 mod live;
 mod grace;
 mod head;
@@ -53,6 +55,7 @@ mod resort;
 mod drain;
 mod reclaim;
 mod throttle;
+mod crew;
 mod worker;
 mod barrier;
 mod pressure;
@@ -62,6 +65,7 @@ mod kvfree;
 mod constrained;
 
 pub use constrained::Constrained;
+pub use gauge::{Pressure, Reading};
 pub use grace::{Cookie, GracePeriods};
 #[doc(hidden)]
 pub use head::check_field;

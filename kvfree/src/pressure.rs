@@ -1,7 +1,9 @@
 //! Memory pressure: what could be given back, and giving it back (the kernel's shrinker, `kfree_rcu_shrink_count` and `_scan`).
 //!
-//! Handed to by [`kvfree`](crate::kvfree); hands to [`drain`](crate::drain), [`reclaim`](crate::reclaim) and [`reserve`](crate::reserve).
+//! Handed to by [`kvfree`](crate::kvfree), and by workers and ticks that look for themselves, if they were told where
+//! ([`gauge`](crate::gauge)); hands to [`drain`](crate::drain), [`reclaim`](crate::reclaim) and [`reserve`](crate::reserve).
 
+use crate::event::event;
 use crate::grace::GracePeriods;
 use crate::queue::Want;
 use crate::shared::Shared;
@@ -22,6 +24,24 @@ impl<G: GracePeriods> Shared<G> {
     pub(crate) fn reclaimable(&self) -> Reclaimable {
         let pending_bytes = self.queued_bytes() + self.counters.stray_bytes.get() + self.open_size().bytes;
         Reclaimable { pending_bytes, reserve_bytes: u64::from(self.reserve.blocks()) * BLOCK_BYTES as u64 }
+    }
+
+    /// A worker's or ticker's look at the system's memory, if it was told where, it is time, and there is something to give back: if memory
+    /// is short, so much is given back as by [`relieve`](Self::relieve).
+    pub(crate) fn heed_pressure(&self) {
+        let Some(pressure) = &self.config.pressure else { return };
+        let held = self.reclaimable();
+        if held.pending_bytes + held.reserve_bytes == 0 || !self.looked.is_due(pressure.pause()) {
+            return;
+        }
+        let reading = pressure.read();
+        self.counters.pressure_looks.add(1);
+        self.counters.pressure_errors.add(reading.errors);
+        if pressure.is_short(&reading) {
+            self.counters.pressure_reliefs.add(1);
+            event!(debug, bytes = held.pending_bytes, "memory is short");
+            self.relieve();
+        }
     }
 
     /// Closes every open block, pushes the grace period, frees what has elapsed without user code, empties the reserves, and makes

@@ -20,13 +20,15 @@ use crate::sync::{
 use quietus_slab::raw::BlockNo;
 use std::time::Duration;
 
-/// Reclaims that may run at a time.
-const RUNNING: usize = 16;
+/// Reclaims that may run at a time: those of all workers there can be, and as many by others.
+const RUNNING: usize = 2 * crate::crew::MOST;
 
 pub(crate) struct Queue {
     /// Memory: anybody may reclaim it. Calls: user code (destructors, too), run by workers, barriers and ticks only.
     plain: Fifo,
     calls: Fifo,
+    /// Batches in `calls`.
+    many_calls: u32,
     last: u64,
     ages: Ages,
     /// The process is about to fork: nothing is taken.
@@ -110,6 +112,8 @@ pub(crate) struct Batch {
     /// Chain of blocks.
     pub(crate) first: BlockNo,
     pub(crate) cookie: Cookie,
+    /// It holds user code.
+    pub(crate) calls: bool,
     place: usize,
 }
 
@@ -133,7 +137,7 @@ pub(crate) fn measure(mut b: BlockNo) -> Size {
 
 impl Queue {
     pub(crate) const fn new() -> Self {
-        Queue { plain: EMPTY, calls: EMPTY, last: 0, ages: Ages([None; AGES]), still: false }
+        Queue { plain: EMPTY, calls: EMPTY, many_calls: 0, last: 0, ages: Ages([None; AGES]), still: false }
     }
 
     /// Appends a chain that was detached before `cookie` was taken. All its blocks are of one lane.
@@ -144,6 +148,7 @@ impl Queue {
         head.cookie.store(cookie.0, Relaxed);
         head.opened.store(self.last, Relaxed);
         head.batch.store(BlockNo::NONE.get(), Relaxed);
+        self.many_calls += u32::from(calls);
         let fifo = if calls { &mut self.calls } else { &mut self.plain };
         if fifo.tail.is_some() {
             // Relaxed: queued blocks are the queue's, under its lock (S).
@@ -165,6 +170,11 @@ impl Queue {
 
     pub(crate) fn is_empty(&self) -> bool {
         !self.plain.head.is_some() && !self.calls.head.is_some()
+    }
+
+    /// How many batches with user code are queued.
+    pub(crate) fn calls(&self) -> u32 {
+        self.many_calls
     }
 
     /// Is a batch without user code queued?
@@ -213,18 +223,20 @@ impl Queue {
         let place = running.0.iter().position(|n| n.load(Acquire) == 0).filter(|_| !self.still)?;
         let ready = |f: &Fifo| f.find(want).filter(|&(_, b)| elapsed(cookie_of(b)));
         let calls = if want == Want::Plain { None } else { ready(&self.calls) };
-        let (fifo, (before, first)) = match (ready(&self.plain), calls) {
-            (Some(p), Some(c)) if cookie_of(c.1) < cookie_of(p.1) => (&mut self.calls, c),
-            (Some(p), _) => (&mut self.plain, p),
-            (None, Some(c)) => (&mut self.calls, c),
+        let (calls, (before, first)) = match (ready(&self.plain), calls) {
+            (Some(p), Some(c)) if cookie_of(c.1) < cookie_of(p.1) => (true, c),
+            (Some(p), _) => (false, p),
+            (None, Some(c)) => (true, c),
             (None, None) => return None,
         };
+        self.many_calls -= u32::from(calls);
+        let fifo = if calls { &mut self.calls } else { &mut self.plain };
         fifo.remove(before, first);
         // Relaxed: queued blocks are the queue's, under its lock (S).
         let number = first.block().opened.load(Relaxed);
         // Relaxed: read under the lock, or as 0.
         running.0[place].store(number << 16 | u64::from(lane_of(first)), Relaxed);
-        Some(Batch { first, cookie: cookie_of(first), place })
+        Some(Batch { first, cookie: cookie_of(first), calls, place })
     }
 
     /// Is every wanted batch up to `number` off the queue and finished?

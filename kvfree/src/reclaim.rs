@@ -13,6 +13,7 @@ use crate::lane::Kind;
 use crate::queue::{Batch, Size, Want, measure};
 use crate::shared::Shared;
 use crate::sync::{self, Instant};
+use crate::worker;
 use quietus_slab::raw::{self, BlockNo};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -99,7 +100,11 @@ impl<G: GracePeriods> Shared<G> {
                 return true;
             }
             let Some(batch) = queue.take(&self.running, want, |c| self.gp.poll(c)) else { return false };
-            drop(queue);
+            if batch.calls {
+                self.share_out(queue);
+            } else {
+                drop(queue);
+            }
             self.reclaim(batch);
         }
     }
@@ -129,6 +134,10 @@ impl<G: GracePeriods> Shared<G> {
         let size = measure(batch.first);
         let done = Done(self, batch, size);
         let batch = &done.1;
+        let _calling = batch.calls.then(|| {
+            worker::count_call();
+            self.calling()
+        });
         if self.gp.poll(batch.cookie) {
             let mut b = batch.first;
             while b.is_some() {

@@ -3,8 +3,11 @@
 //! Every later module is a verb on [`Shared`].
 
 use crate::check;
+use crate::crew::{self, Crew};
+use crate::gauge::Pressure;
 use crate::grace::GracePeriods;
 use crate::lane::{LARGE, Lane, Lanes};
+use crate::period::Period;
 use crate::queue::{Queue, Running};
 use crate::reserve::Reserve;
 use crate::stats::Counters;
@@ -32,8 +35,18 @@ pub struct Config {
     pub reserve_most: u32,
     /// How long refills are small after memory was said to be short ([`relieve`](crate::Kvfree::relieve)).
     pub backoff: Duration,
+    /// Where workers and ticks look whether memory is short, and then do what [`relieve`](crate::Kvfree::relieve) does. `None`: they do
+    /// not look.
+    pub pressure: Option<Pressure>,
     /// Whether to have a worker thread. Without it the caller drives, by `tick`.
     pub workers: bool,
+    /// Whether destructors and deferred functions run in calls on the handle only (`tick`, barriers, `throttle`, its drop, and retires if these help),
+    /// so that what they borrow need not outlive a handle that is leaked. Then there is no worker, and whoever destroys a cache elsewhere leaves
+    /// its objects here alone, which are freed later.
+    pub confined: bool,
+    /// Most workers there may be at a time (at most 16). More than one are there only while destructors or deferred functions pile up, or
+    /// one of them takes long; deferred functions then run on several threads at a time, as they do with ticks and barriers.
+    pub most_workers: usize,
     /// Whether retirers, too, run destructors and deferred functions whose grace period is over, when they close a block: faster by
     /// far where one thread retires, since what was allocated here is freed here. Not by default, because a retirer may hold a lock
     /// that a destructor takes.
@@ -56,7 +69,10 @@ impl Default for Config {
             reserve: 5,
             reserve_most: 64,
             backoff: Duration::from_secs(1),
+            pressure: None,
             workers: true,
+            confined: false,
+            most_workers: crew::usual(),
             help_with_destructors: false,
             batching: true,
             debug: cfg!(debug_assertions),
@@ -77,12 +93,17 @@ pub(crate) struct Shared<G> {
     pub(crate) strays: quietus_slab::raw::Stack,
     /// Counts the worker's passes: the clock by which open blocks age.
     pub(crate) passes: AtomicU64,
+    /// When the worker last counted a pass, and looked at the system's memory.
+    pub(crate) aged: Period,
+    pub(crate) looked: Period,
     /// The worker has been told that there is something (pair "bell" in `worker`).
     pub(crate) armed: AtomicBool,
     pub(crate) stopping: AtomicBool,
     abandoned: AtomicBool,
     called: Box<[AtomicBool]>,
-    /// The worker, if it has been started and is not [`lost`](Self::lost).
+    /// The workers' seats, and who is there beside the first.
+    pub(crate) crew: Crew,
+    /// The first worker, if it has been started and is not [`lost`](Self::lost).
     pub(crate) worker: Worker,
     /// The worker did not come along into a fork child.
     pub(crate) lost: AtomicBool,
@@ -93,6 +114,7 @@ pub(crate) struct Shared<G> {
 impl<G: GracePeriods> Shared<G> {
     pub(crate) fn new(gp: G, mut config: Config) -> Self {
         config.age = config.age.max(Duration::from_millis(1));
+        config.workers &= !config.confined;
         if config.debug {
             check::activate();
         }
@@ -100,6 +122,7 @@ impl<G: GracePeriods> Shared<G> {
             gp,
             lanes: Lanes::new(!config.batching || config.debug && !cfg!(debug_assertions)),
             reserve: Reserve::new(config.reserve, config.reserve_most),
+            crew: Crew::new(config.most_workers),
             config,
             queue: Lock::new(Queue::new()),
             running: Running::default(),
@@ -107,6 +130,8 @@ impl<G: GracePeriods> Shared<G> {
             counters: Counters::default(),
             strays: quietus_slab::raw::Stack::new(),
             passes: AtomicU64::new(0),
+            aged: Period::new(),
+            looked: Period::new(),
             armed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),

@@ -77,6 +77,10 @@ pub(crate) struct Counters {
     pub(crate) chained: Count,
     pub(crate) panics: Count,
     pub(crate) wakes: Count,
+    pub(crate) further_workers: Count,
+    pub(crate) pressure_looks: Count,
+    pub(crate) pressure_reliefs: Count,
+    pub(crate) pressure_errors: Count,
 }
 
 /// What is pending, and what has happened.
@@ -139,6 +143,16 @@ pub struct Stats {
     pub panics: u64,
     /// Times the worker was woken.
     pub worker_wakes: u64,
+    /// Workers there are now.
+    pub workers: u32,
+    /// Times that one more was started, because user code had piled up or kept those that were there.
+    pub further_workers: u64,
+    /// Times the system was asked whether memory is short ([`Pressure`](crate::Pressure)).
+    pub pressure_looks: u64,
+    /// Times that it was, and what could be was given back.
+    pub pressure_reliefs: u64,
+    /// Files that could not be read or understood when asking.
+    pub pressure_errors: u64,
     /// Empty blocks in reserves.
     pub reserve_blocks: u32,
     /// Depth of the deepest reserve: it follows the demand.

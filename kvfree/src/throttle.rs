@@ -8,6 +8,7 @@
 //! deferred function, which are what is waited for; no signal handler. A retirer that holds a lock which a reader or a destructor wants
 //! does harm that nothing here can see: that is why retiring waits only where it was asked for, and for a limited time.
 
+use crate::crew::LATE;
 use crate::grace::GracePeriods;
 use crate::live;
 use crate::queue::Want;
@@ -124,6 +125,7 @@ impl<G: GracePeriods> Shared<G> {
                     return;
                 }
             }
+            self.relieve_worker(LATE);
             pause = snooze(pause);
         }
     }

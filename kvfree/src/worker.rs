@@ -1,5 +1,5 @@
 //! The worker: one thread for each [`Kvfree`](crate::Kvfree) that closes blocks by age, reclaims what has elapsed, and refills
-//! the reserve. Asleep for good while nothing is pending.
+//! the reserve. Asleep for good while nothing is pending. It gets others to help, if need be, who do the same rounds: [`crew`](crate::crew).
 //!
 //! Handed to by [`collect`](crate::collect) through [`ring`](Shared::ring); hands to [`drain`](crate::drain),
 //! [`reclaim`](crate::reclaim) and [`reserve`](crate::reserve).
@@ -9,6 +9,7 @@
 //! sleeping for good the worker swaps `armed` to false (AcqRel) and then looks whether any word is not 0. Of the two swaps one
 //! is first: either the retirer finds false and wakes, or the worker sees the block.
 
+use crate::crew;
 use crate::event::event;
 use crate::grace::GracePeriods;
 use crate::shared::Shared;
@@ -25,17 +26,41 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 thread_local! {
-    /// Whose worker this thread is: the address of its `Shared`, or 0.
-    static WORKS_FOR: Cell<usize> = const { Cell::new(0) };
+    /// Whose worker this thread is (the address of its `Shared`, or 0), and in which seat.
+    static WORKS_FOR: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+    /// Batches with user code that this thread has run.
+    static CALLS_HERE: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Is this thread a worker, of whatever `Kvfree`?
 pub(crate) fn is_worker() -> bool {
-    WORKS_FOR.try_with(Cell::get).unwrap_or(0) != 0
+    WORKS_FOR.try_with(Cell::get).is_ok_and(|(owner, _)| owner != 0)
+}
+
+/// The seat of this thread, if it is a worker of `shared`; 0: the first.
+pub(crate) fn seat_of<G>(shared: &Shared<G>) -> Option<usize> {
+    let (owner, seat) = WORKS_FOR.try_with(Cell::get).ok()?;
+    (owner == std::ptr::from_ref(shared).addr()).then_some(seat)
+}
+
+/// Batches with user code that this thread has run.
+pub(crate) fn calls_here() -> u64 {
+    CALLS_HERE.with(Cell::get)
+}
+
+/// This thread runs one.
+pub(crate) fn count_call() {
+    let _ = CALLS_HERE.try_with(|n| n.set(n.get() + 1));
 }
 
 /// Pause between looks at a grace period that a reader holds up.
-const SHORT: Duration = Duration::from_millis(1);
+pub(crate) const SHORT: Duration = Duration::from_millis(1);
+
+/// One of a worker's rounds. A panic here is a bug (deferred functions are caught one by one); it has been reported, and must not end the
+/// worker.
+pub(crate) fn guarded(round: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(round));
+}
 
 impl<G: GracePeriods> Shared<G> {
     /// Something is pending: the worker must not sleep for good. At most one wake-up.
@@ -86,15 +111,16 @@ impl<G: GracePeriods> Shared<G> {
         }
     }
 
-    /// Is this thread the worker?
+    /// Is this thread the first worker?
     pub(crate) fn is_worker(&self) -> bool {
-        WORKS_FOR.try_with(Cell::get) == Ok(std::ptr::from_ref(self).addr())
+        seat_of(self) == Some(0)
     }
 
-    /// Somebody waits for a grace period: the worker is to look after it ([`GracePeriods::attend`]), now.
+    /// Somebody waits for a grace period: a worker is to look after it ([`GracePeriods::attend`]), now.
     pub(crate) fn attend(&self) {
         self.arm();
         self.wake();
+        self.relieve_worker(Duration::ZERO);
     }
 
     /// One round of everything a worker does but draining. Returns whether anything is still waiting for its grace period.
@@ -102,7 +128,10 @@ impl<G: GracePeriods> Shared<G> {
     pub(crate) fn pass(&self, until: Option<Instant>) -> bool {
         self.reserve.refill();
         self.reclaim_all(until);
-        let swept = self.sweep(until);
+        let swept = {
+            let _calling = self.calling();
+            self.sweep(until)
+        };
         let oldest = self.lock_queue().oldest();
         if oldest.is_some_and(|oldest| self.gp.advance(oldest)) {
             self.reclaim_all(until);
@@ -123,30 +152,38 @@ impl<G: GracePeriods> Shared<G> {
         }
     }
 
+    /// What the first worker does.
     fn work(&self) {
-        WORKS_FOR.with(|who| who.set(std::ptr::from_ref(self).addr()));
         event!(debug, "worker started");
-        let mut last = Instant::now();
         // Acquire: pairs with the Release in `stop`.
         while !self.stopping.load(Acquire) {
-            // A panic here is a bug (deferred functions are caught one by one); it has been reported, and must not end the worker.
-            let _ = catch_unwind(AssertUnwindSafe(|| self.round(&mut last)));
+            guarded(|| {
+                let left = self.round();
+                self.sleep(left);
+            });
         }
         event!(debug, "worker stopped");
     }
 
-    fn round(&self, last: &mut Instant) {
+    /// Everything that a worker does between two sleeps. Returns whether anything is still waiting for its grace period.
+    pub(crate) fn round(&self) -> bool {
         let period = self.config.age / 2;
-        if last.elapsed() >= period {
+        if self.aged.is_due(period) {
             // A block opened since the pass before is younger than a period; one that was there already is old.
             // Relaxed: a clock; a late reader makes a block seem older.
             let now = self.passes.fetch_add(1, Relaxed) + 1;
             self.drain(now - 1);
             self.reserve.adapt();
-            *last = Instant::now();
+            self.aged.done();
+            self.heed_pressure();
         }
-        if self.pass(last.checked_add(period)) {
-            return thread::park_timeout(SHORT.min(period));
+        self.pass(self.aged.due(period))
+    }
+
+    fn sleep(&self, left: bool) {
+        let period = self.config.age / 2;
+        if left {
+            return self.crew.rest(0, Some(SHORT.min(period)));
         }
         // AcqRel: see "bell" in the module.
         self.armed.swap(false, AcqRel);
@@ -154,10 +191,12 @@ impl<G: GracePeriods> Shared<G> {
         if self.any_open() || self.reserve.wanted() || !self.lock_queue().is_empty() || self.gp.attend() {
             // Relaxed: spares retirers a wake-up; nothing follows from it.
             self.armed.store(true, Relaxed);
-            thread::park_timeout(period.saturating_sub(last.elapsed()));
+            let now = Instant::now();
+            let left = self.aged.due(period).map_or(period, |due| if due > now { due - now } else { Duration::ZERO });
+            self.crew.rest(0, Some(left));
         } else {
             self.reserve.empty(); // idle: what was preloaded goes back
-            thread::park();
+            self.crew.rest(0, None);
         }
     }
 }
@@ -199,7 +238,8 @@ pub(crate) fn start<G: GracePeriods>(shared: &Arc<Shared<G>>) -> std::io::Result
     let mine = Arc::clone(shared);
     // Whoever rings after the worker's first look at what is pending must find it.
     let again = shared.worker.thread().is_some();
-    let handle = thread::Builder::new().name("quietus-drain".into()).spawn(move || {
+    let handle = crew::spawn(mine, "quietus-drain".into(), move |mine| {
+        sit(mine, 0);
         if again {
             mine.worker.is(thread::current());
         }
@@ -215,10 +255,28 @@ pub(crate) fn start<G: GracePeriods>(shared: &Arc<Shared<G>>) -> std::io::Result
     Ok(())
 }
 
-/// Ends the worker of `shared`, if there is one; waits for its end only if asked to.
+/// Starts one more, for a seat that is free.
+pub(crate) fn start_further<G: GracePeriods>(shared: Arc<Shared<G>>, seat: usize) -> std::io::Result<JoinHandle<()>> {
+    crew::spawn(shared, format!("quietus-drain-{seat}"), move |mine| {
+        sit(mine, seat);
+        mine.assist(seat);
+    })
+}
+
+/// This thread is a worker of `shared` from now on.
+fn sit<G: GracePeriods>(shared: &Shared<G>, seat: usize) {
+    WORKS_FOR.with(|who| who.set((std::ptr::from_ref(shared).addr(), seat)));
+    shared.crew.sit(seat, true);
+}
+
+/// Ends the workers of `shared`, if there are any; waits for their end only if asked to, and if it is not one of them that asks.
 pub(crate) fn stop<G: GracePeriods>(shared: &Shared<G>, wait: bool) {
-    // Release: pairs with the Acquire in `work`.
+    let wait = wait && seat_of(shared).is_none();
+    // Release: pairs with the Acquire in `work`, `assist` and `reinforce`.
     shared.stopping.store(true, Release);
+    if shared.config.workers {
+        shared.dismiss(wait);
+    }
     let Some(handle) = shared.worker.handle.lock().take() else { return };
     // AcqRel: as in `revive`.
     if shared.lost.swap(false, AcqRel) {

@@ -85,7 +85,7 @@ fn the_reserve_never_exceeds_its_depth() {
 fn the_worker_refills_after_a_miss() {
     let _turn = turn();
     let gp = Manual::default();
-    let kvfree = Kvfree::new(gp.clone(), Config { reserve: 4, ..Config::default() });
+    let kvfree = Kvfree::new(gp.clone(), Config { reserve: 4, reserve_most: 4, ..Config::default() });
     let _opens = Opens(&gp);
     assert_eq!(kvfree.stats().reserve_blocks, 0, "it starts empty");
     for round in 1..=3 {

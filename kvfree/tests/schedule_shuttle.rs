@@ -1,5 +1,5 @@
-//! Random schedules, by shuttle, of the crate as it is: retirers, readers, a worker, tickers, barriers, destructors that retire, and
-//! the end of the handle.
+//! Random schedules, by shuttle, of the crate as it is: retirers, readers, one worker or several, tickers, barriers, waits for room,
+//! destructors that retire, and the end of the handle.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg quietus_shuttle" cargo test --release -p quietus-kvfree --test schedule_shuttle
@@ -11,7 +11,7 @@
 //! for it. Each property has a twin whose planted bug has to be found.
 #![cfg(quietus_shuttle)]
 
-use quietus_kvfree::{Callback, Config, Cookie, GracePeriods, Kvfree, Linked, RcuHead, deafen, rcu_head};
+use quietus_kvfree::{Callback, Config, Cookie, GracePeriods, Kvfree, Linked, OnOverflow, RcuHead, deafen, rcu_head};
 use quietus_slab::{Cache, SlabBox};
 use shuttle::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use shuttle::sync::{Condvar, Mutex};
@@ -46,6 +46,8 @@ struct Model {
     completed: AtomicU64,
     slots: [AtomicU64; READERS],
     bug: Bug,
+    /// Held as long as anybody holds on to what the handle and its workers share.
+    _held: Arc<()>,
 }
 
 // SAFETY: (1) to (5): the engine's protocol, without its fences since schedules are sequentially consistent; broken if a twin says so.
@@ -202,13 +204,16 @@ fn explore(bug: Bug, objects: usize, config: impl Fn() -> Config + Send + Sync +
     let schedules = if bug == Bug::Nothing { SCHEDULES } else { SCHEDULES_OF_A_TWIN };
     let run = move || {
         let zero = || AtomicU64::new(0);
-        let model = Model { now: AtomicU64::new(1), completed: zero(), slots: std::array::from_fn(|_| zero()), bug };
+        let held = Arc::new(());
+        let slots = std::array::from_fn(|_| zero());
+        let model = Model { now: AtomicU64::new(1), completed: zero(), slots, bug, _held: Arc::clone(&held) };
         let config = Config { age: Duration::from_millis(8), debug: false, ..config() };
         let world = Arc::new(World { kvfree: Kvfree::new(model, config), current: zero(), books: Arc::default() });
         script(&world);
         let (books, stats) = (world.books.clone(), world.kvfree.stats());
         assert_eq!((stats.leaked, stats.panics), (0, 0), "leaked, panics");
         drop(Arc::into_inner(world).expect("the last"));
+        assert_eq!(Arc::strong_count(&held), 1, "every worker has ended with the handle");
         let wrong = std::mem::take(&mut *books.wrong.lock().unwrap());
         assert!(wrong.is_empty(), "{wrong:?}");
         let freed = (0..OBJECTS).filter(|&id| books.is_free(id)).count();
@@ -223,7 +228,12 @@ fn explore(bug: Bug, objects: usize, config: impl Fn() -> Config + Send + Sync +
 }
 
 fn with_worker() -> Config {
-    Config::default()
+    Config { most_workers: 1, ..Config::default() }
+}
+
+/// Under shuttle one batch too many is enough to start another.
+fn with_workers() -> Config {
+    Config { most_workers: 3, ..Config::default() }
 }
 
 fn helping() -> Config {
@@ -259,6 +269,7 @@ fn everybody(world: &Arc<World>) {
 #[test]
 fn a_barrier_is_complete() {
     explore(Bug::Nothing, 10, with_worker, everybody);
+    explore(Bug::Nothing, 10, with_workers, everybody);
     explore(Bug::Nothing, 10, helping, everybody);
     explore(Bug::Nothing, 10, without_worker, everybody);
 }
@@ -306,6 +317,7 @@ fn chains(world: &Arc<World>) {
 #[test]
 fn a_barrier_follows_chains() {
     explore(Bug::Nothing, 4, with_worker, chains);
+    explore(Bug::Nothing, 4, with_workers, chains);
     explore(Bug::Nothing, 4, without_worker, chains);
 }
 
@@ -331,6 +343,7 @@ fn one_cache(world: &Arc<World>) {
 #[test]
 fn a_barrier_on_a_cache_is_complete() {
     explore(Bug::Nothing, 6, with_worker, one_cache);
+    explore(Bug::Nothing, 6, with_workers, one_cache);
     explore(Bug::Nothing, 6, without_worker, one_cache);
 }
 
@@ -347,10 +360,86 @@ fn alone(world: &Arc<World>) {
 #[test]
 fn the_worker_does_not_sleep_for_good() {
     explore(Bug::Nothing, 5, with_worker, alone);
+    explore(Bug::Nothing, 5, with_workers, alone);
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
 fn a_lost_wake_up_is_found() {
     explore(Bug::Deaf, 5, with_worker, alone);
+}
+
+/// So many boxes that they pile up behind a reader, for workers alone to drop; whoever has waited for one of them retires another.
+fn pile(world: &Arc<World>) {
+    let reader = spawn(world, |w| read(w, 0));
+    let threads =
+        [0, 4, 8].map(|first| spawn(world, move |w| (first..first + 4).for_each(|id| retire(w, By::Box, id, None))));
+    threads.into_iter().for_each(|t| t.join().unwrap());
+    reader.join().unwrap();
+    world.books.wait_for(12);
+    retire(world, By::Box, 12, None);
+    retire(world, By::Head, 13, None);
+    world.books.wait_for(14);
+}
+
+#[test]
+fn several_workers_free_each_once() {
+    static FURTHER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    explore(Bug::Nothing, 14, with_workers, |world| {
+        pile(world);
+        FURTHER.fetch_add(world.kvfree.stats().further_workers, Relaxed);
+    });
+    assert!(FURTHER.load(Relaxed) > 100, "{FURTHER:?} further workers");
+}
+
+/// The handle goes while its workers are at it.
+fn abrupt(world: &Arc<World>) {
+    (0..12).for_each(|id| retire(world, By::Box, id, None));
+    world.kvfree.flush();
+}
+
+#[test]
+fn a_handle_goes_beside_busy_workers() {
+    explore(Bug::Nothing, 12, with_workers, abrupt);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_handle_that_waits_for_deaf_workers_is_found() {
+    explore(Bug::Deaf, 12, with_workers, abrupt);
+}
+
+/// Room for one object.
+fn waiting() -> Config {
+    Config { on_overflow: OnOverflow::Wait, budget: 1 << 14, wait_limit: Duration::MAX, ..with_workers() }
+}
+
+fn waiting_without_worker() -> Config {
+    Config { workers: false, ..waiting() }
+}
+
+/// Retirers that wait for room, behind a reader; afterwards there is room.
+fn room(world: &Arc<World>) {
+    let threads = [
+        spawn(world, |w| (1..6).for_each(|id| _ = replace(w, By::Cache, id))),
+        spawn(world, |w| (6..10).for_each(|id| _ = replace(w, By::Cache, id))),
+        spawn(world, |w| (0..2).for_each(|_| read(w, 0))),
+        spawn(world, |w| {
+            assert_eq!(w.kvfree.throttle(), Ok(()));
+            retire(w, By::Box, 10, None);
+            assert_eq!(w.kvfree.throttle(), Ok(()));
+        }),
+    ];
+    threads.into_iter().for_each(|t| t.join().unwrap());
+    assert_eq!(world.kvfree.throttle(), Ok(()));
+    let stats = world.kvfree.stats();
+    // What lies in open blocks is not counted; where there is a worker, it may have closed some since.
+    assert!(stats.workers > 0 || stats.queued_objects - stats.reclaimed_objects <= 1, "{stats:?}");
+    retire(world, By::Cache, world.current.load(SeqCst) as usize, None);
+}
+
+#[test]
+fn waits_for_room_end() {
+    explore(Bug::Nothing, 11, waiting, room);
+    explore(Bug::Nothing, 11, waiting_without_worker, room);
 }

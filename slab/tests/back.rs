@@ -30,6 +30,7 @@ fn rounds(n: usize) {
 /// The slab with the fewest free objects serves, whatever was freed last.
 #[test]
 fn the_fullest_slab_serves_first() {
+    let _alone = alone();
     let cache = direct("fullest");
     let mut slabs: Vec<Vec<SlabBox<Big>>> = (0..3).map(|_| (0..8).map(|i| cache.alloc([i; 1024])).collect()).collect();
     assert!(slabs.iter().all(|slab| slab.iter().all(|b| slab_of(b) == slab_of(&slab[0]))));
@@ -53,6 +54,7 @@ fn the_fullest_slab_serves_first() {
 /// A program whose load falls and goes on at a quarter has, after a while, hardly more slabs than it needs.
 #[test]
 fn slabs_empty_under_a_steady_load() {
+    let _alone = alone();
     let cache = direct("falling");
     let mut random = Random(4711);
     let mut held: Vec<_> = (0..8 * 64).map(|i| cache.alloc([i; 1024])).collect();

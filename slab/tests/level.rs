@@ -65,12 +65,13 @@ fn threads_that_wander_for_ever() {
     for _lap in 0..6 {
         for cpu in 0..512 {
             m.run_on(cpu * 65); // another node, too: 65 and 512 have no common divisor
-            held.extend((0..20).map(|i| cache.alloc([i; 128])));
+            held.extend((0..21).map(|i| cache.alloc([i; 128]))); // no multiple of a block: something is left
             held.drain(..held.len().saturating_sub(100)); // what others have allocated, far away
         }
         slabs.push(cache.stats().slabs);
     }
-    assert_eq!(slabs[1..], [slabs[1]; 5].map(|s| s), "the second lap finds what the first has left: {slabs:?}");
+    assert!(cache.stats().in_cpu_blocks > 512, "a little on each");
+    assert!(slabs.iter().all(|&n| n <= slabs[1] + 8), "the second lap finds what the first has left: {slabs:?}");
     assert!(slabs[5] <= 512 * 2 * 8 / IN_SLAB + 8 * 64 + 8, "{slabs:?}");
     (0..8).for_each(|_| assert!(reap().bytes < usize::MAX));
     let s = cache.stats();
@@ -81,17 +82,17 @@ fn threads_that_wander_for_ever() {
     assert!(blocks_out() <= before + 8, "blocks were lost: {before} {}", blocks_out());
 }
 
-/// A thread for each task: nothing is a thread's own, so nothing is left of three thousand of them.
+/// A thread for each task: nothing is a thread's own, so nothing is left of fifteen hundred of them.
 #[test]
 fn a_fresh_thread_for_each_task() {
     let _alone = alone();
     let cache: Cache<Object> = Cache::new("tasks");
     let mut left: Vec<SlabBox<Object>> = Vec::new();
     let mut blocks = 0;
-    for task in 0..3000u64 {
+    for task in 0..1500u64 {
         let object = std::thread::scope(|scope| {
             let work = || {
-                let mut own: Vec<_> = (0..10).map(|i| cache.alloc([task + i; 128])).collect();
+                let mut own: Vec<_> = (0..100).map(|i| cache.alloc([task + i; 128])).collect();
                 left.clear(); // the last task's
                 own.pop()
             };

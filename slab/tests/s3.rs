@@ -83,7 +83,7 @@ fn s3_1_the_parents_own_slabs_are_used_first() {
     own.truncate(4); // as many free as a block holds
     parent.flush();
     let (child, mut held) = filled("child", 8);
-    held.truncate(1);
+    held.truncate(4); // as full as the parent's own
     child.destroy_into(&parent).unwrap();
     for i in 0..4 {
         own.push(parent.alloc([i; 1024]));
@@ -467,7 +467,7 @@ fn s3_1_guests_are_not_allocated_from() {
     unsafe {
         let rest: Vec<*mut u8> = held.drain(..).map(|b| SlabBox::into_raw(b).as_ptr().cast()).collect();
         let mut all = rest;
-        all.extend((0..200).map(|_| SlabBox::into_raw(parent.alloc(Second([2; 1024]))).as_ptr().cast::<u8>()));
+        all.extend((0..300).map(|_| SlabBox::into_raw(parent.alloc(Second([2; 1024]))).as_ptr().cast::<u8>()));
         quietus_slab::free_bulk(&all);
     }
     let again: Vec<_> = (0..300).map(|_| parent.alloc(Second([2; 1024]))).collect();

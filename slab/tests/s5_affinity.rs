@@ -4,12 +4,19 @@
 mod support;
 
 use quietus_slab::{Cache, raw, reap};
-use support::{affinity, alone, on_each, set_affinity};
+use support::{affinity, alone, on_each};
 
-/// All threads of the process.
-fn threads() -> Vec<libc::pid_t> {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    tasks.map(|task| task.file_name().to_str().unwrap().parse().unwrap()).collect()
+/// Has all threads of the process run on these CPUs only. (Some may have ended since they were listed.)
+fn keep_process_on(cpus: &[u32]) {
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let id = task.file_name().to_str().unwrap().parse().unwrap();
+        // SAFETY: all zero is a valid set; the numbers are below its size.
+        unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            cpus.iter().for_each(|&cpu| libc::CPU_SET(cpu as usize, &mut set));
+            libc::sched_setaffinity(id, size_of_val(&set), &set);
+        }
+    }
 }
 
 fn leave_some(cache: &Cache<u64>) {
@@ -28,11 +35,11 @@ fn s5_7_the_affinity_is_followed() {
     reap();
     on_each(&cpus, |_| leave_some(&cache));
     assert_eq!(cache.stats().cpu_flush, 0);
-    threads().iter().for_each(|&thread| set_affinity(thread, &cpus[..1]));
+    keep_process_on(&cpus[..1]);
     reap();
     let lost = cpus.len() as u64 - 1;
     assert_eq!(cache.stats().cpu_flush, lost, "without waiting for a second round");
-    threads().iter().for_each(|&thread| set_affinity(thread, &cpus));
+    keep_process_on(&cpus);
     reap();
     on_each(&cpus, |_| leave_some(&cache));
     let before = quietus_slab::work_stats().pinned;

@@ -33,12 +33,18 @@ fn r_8_what_is_pending_stays_within_its_bound() {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let (domain, cache, done) = (&domain, &cache, &done);
+        let (inside, ready) = std::sync::mpsc::channel();
         scope.spawn(move || {
+            let guard = domain.pin();
+            inside.send(()).unwrap();
+            until("somebody waits", || domain.stats().kvfree.waits > 0);
+            drop(guard);
             while !done.load(SeqCst) {
                 let _guard = domain.pin();
                 std::thread::sleep(Duration::from_millis(5));
             }
         });
+        ready.recv().unwrap();
         let retirers: Vec<_> = (0..THREADS)
             .map(|_| {
                 scope.spawn(move || {
@@ -191,7 +197,8 @@ fn r_8_throttle_waits_for_room() {
 /// What is above the budget because destructors are slow is told apart from what readers hold up.
 #[test]
 fn r_8_a_worker_that_is_behind_is_told() {
-    let (domain, cache) = (Domain::builder().budget(BUDGET).build(), Cache::new("behind"));
+    let domain = Domain::builder().budget(BUDGET).most_workers(1).build();
+    let cache = Cache::new("behind");
     let (end, wait) = std::sync::mpsc::channel::<()>();
     let (begun, ready) = std::sync::mpsc::channel();
     domain.defer(move || {

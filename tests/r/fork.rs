@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 /// Forks. The child runs `body` and ends, within twenty seconds; this thread waits for it.
 #[track_caller]
-fn forked(body: impl FnOnce()) {
+pub(crate) fn forked(body: impl FnOnce()) {
     // SAFETY: the child runs what is under test, and ends without going back.
     let child = unsafe { libc::fork() };
     assert!(child >= 0);

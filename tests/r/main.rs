@@ -4,8 +4,12 @@
 
 mod bounded;
 mod fork;
+mod litmus;
+mod pressure;
+mod scoped;
 mod seen;
 mod stalls;
 mod support;
 mod threads;
 mod waiting;
+mod workers;

@@ -73,12 +73,23 @@ impl Woken {
 /// `None`: this is the child, which has run it.
 #[track_caller]
 pub(crate) fn in_child(test: &str, body: impl FnOnce()) -> Option<Output> {
+    in_child_with(test, &[], body)
+}
+
+/// [`in_child`], with these variables set there.
+#[track_caller]
+pub(crate) fn in_child_with(test: &str, env: &[(&str, &str)], body: impl FnOnce()) -> Option<Output> {
     if std::env::var("QUIETUS_CHILD").as_deref() == Ok(test) {
         body();
         return None;
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
-    let output = command.args(["--exact", test, "--nocapture"]).env("QUIETUS_CHILD", test).output().unwrap();
+    let output = command
+        .args(["--exact", test, "--nocapture"])
+        .env("QUIETUS_CHILD", test)
+        .envs(env.iter().copied())
+        .output()
+        .unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && !out.contains("running 0 tests"), "{}\n{out}\n{err}", output.status);
     Some(output)
