@@ -15,5 +15,6 @@ part ci/modes.sh
 part ci/loom.sh
 part ci/sanitize.sh
 part ci/cli.sh
+part ci/embed.sh
 part ci/mutants.sh quick
 echo "==> all of CI took $SECONDS s"

@@ -139,7 +139,7 @@ impl Flavour for Memb {
 /// ```
 pub struct Domain<F: Flavour = Memb> {
     // Dropped first: it uses the source.
-    kvfree: Kvfree<F::Source>,
+    pub(crate) kvfree: Kvfree<F::Source>,
     source: F::Source,
 }
 

@@ -67,6 +67,9 @@ mod scoped;
 mod future;
 #[cfg(not(quietus_loom))]
 pub mod qsbr;
+#[cfg(not(quietus_loom))]
+#[doc(hidden)]
+pub mod embed;
 #[cfg(all(feature = "epoch", not(quietus_loom)))]
 pub mod epoch;
 #[cfg(not(quietus_loom))]

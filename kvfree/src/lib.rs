@@ -32,7 +32,7 @@
 // `lane` (which open block) → `reserve` (empty blocks) → `queue` (batches and cookies) → `plane`, `deferred`, `linked` (what has no block),
 // `check` (retired twice?) → `sweep` → `shared` → `collect` (1: into the open block; full ones are closed) → `resort` (no block at hand) →
 // `drain` (3: blocks taken back by age) → `reclaim` (4: elapsed → free) → `throttle` (room) → `crew`, `worker` → `barrier` → `pressure` → `fork` →
-// `kvfree`, `constrained` (the doors).
+// `kvfree`, `turn`, `constrained` (the doors).
 mod sync;
 mod event;
 mod period;
@@ -62,6 +62,7 @@ mod pressure;
 #[cfg(not(quietus_shuttle))]
 mod fork;
 mod kvfree;
+mod turn;
 mod constrained;
 
 pub use constrained::Constrained;

@@ -43,7 +43,7 @@ use crate::engine::Engine;
 use crate::flavour::Qsbr;
 use crate::fork;
 use crate::section::sealed::Sealed;
-use source::QsbrRef;
+pub(crate) use source::QsbrRef;
 use std::sync::{Arc, Once, OnceLock};
 
 pub(crate) use crate::local::QSBR as GLOBAL;

@@ -149,6 +149,11 @@ fn r_5_short_sections_are_no_stall() {
     let (settings, reports) = reporting();
     let domain = settings.stall_after(Duration::from_secs(30)).build();
     std::thread::scope(|scope| {
+        // Long enough to be looked at.
+        let sleeper = Sleeper::new(scope, &domain);
+        scope.spawn(|| domain.synchronize());
+        std::thread::sleep(Duration::from_millis(30));
+        drop(sleeper);
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..200 {
