@@ -101,7 +101,11 @@ impl<G: GracePeriods> Shared<G> {
             }
             let last = self.lock_queue().last();
             if self.lock_queue().done(&self.running, want, last) && !self.overflow.pending() {
-                return;
+                if last_round || c.calls_run.get_acquire() == calls {
+                    return; // and nothing that was running just before has retired more
+                }
+                last_round = c.chained.get() == chained; // as in `barrier`
+                continue;
             }
             self.assert_may_wait();
             self.gp.synchronize(self.gp.start());

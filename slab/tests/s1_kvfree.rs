@@ -61,23 +61,22 @@ fn s1_7_detached_blocks_are_not_skipped() {
     ];
     for wait in ways {
         let cache: Cache<[u64; 8]> = Cache::new("detached");
-        let objects: Vec<_> = (0..504 * 2).map(|i| cache.alloc([i; 8])).collect();
+        let objects: Mutex<Vec<_>> = Mutex::new((0..504 * 2).map(|i| cache.alloc([i; 8])).collect());
         let ((say, said), (done, wait_for)) = (mpsc::channel(), mpsc::channel());
         *SAY.lock().unwrap() = Some(say);
         *WAIT.lock().unwrap() = Some(wait_for);
         ARMED.store(true, SeqCst);
         std::thread::scope(|scope| {
-            scope.spawn(move || {
+            scope.spawn(|| {
                 // Closes a block, and takes a cookie for it.
-                for b in objects {
+                let next = || objects.lock().unwrap().pop();
+                while let Some(b) = next() {
                     // SAFETY: never shared.
                     unsafe { kvfree.retire(SlabBox::into_raw(b)) };
-                    if !ARMED.load(SeqCst) {
-                        break;
-                    }
                 }
             });
             said.recv().unwrap();
+            objects.lock().unwrap().clear(); // the rest is not needed
             let before = kvfree.stats().reclaimed_objects;
             let cache = wait(cache);
             let freed = kvfree.stats().reclaimed_objects - before;
