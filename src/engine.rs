@@ -344,7 +344,8 @@ impl Engine {
     #[cfg(not(quietus_loom))]
     pub(crate) unsafe fn forked(&self) {
         if self.running.is_locked() {
-            // SAFETY: by (1) its holder does not exist; what it has left is overwritten.
+            // SAFETY: by (1) its holder does not exist, and what it has left is overwritten; or it is this thread, which was interrupted by
+            // the handler that has forked, and whose child may only `exec`.
             unsafe { self.running.force_unlock() };
         }
         *self.running.lock() = Running { fenced: 0, at: ptr::null(), started: None };

@@ -40,6 +40,9 @@ use std::task::{Context, Poll};
 /// ```
 ///
 /// Elsewhere it is reported as any stall is ([`Builder::on_stall`](crate::Builder::on_stall)).
+///
+/// While a task waits beside a long section the domain's worker looks each millisecond, also for a task that is never polled again. In a
+/// fork's child a task that was waiting has to be polled once more.
 #[must_use = "a future does nothing unless it is polled"]
 pub struct Elapse<'d, F: Flavour = Memb> {
     cookie: Cookie<'d, F>,

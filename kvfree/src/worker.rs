@@ -154,7 +154,9 @@ impl<G: GracePeriods> Shared<G> {
 
     /// What the first worker does.
     fn work(&self) {
-        event!(debug, "worker started");
+        guarded(|| {
+            event!(debug, "worker started");
+        });
         // Acquire: pairs with the Release in `stop`.
         while !self.stopping.load(Acquire) {
             guarded(|| {
@@ -162,7 +164,9 @@ impl<G: GracePeriods> Shared<G> {
                 self.sleep(left);
             });
         }
-        event!(debug, "worker stopped");
+        guarded(|| {
+            event!(debug, "worker stopped");
+        });
     }
 
     /// Everything that a worker does between two sleeps. Returns whether anything is still waiting for its grace period.
