@@ -392,7 +392,8 @@ impl<F: Flavour> Domain<F> {
         self.kvfree.barrier();
     }
 
-    /// Waits until no more than the budget is pending: for callers who may wait, between two pieces of work, without a lock in hand that a
+    /// Waits until no more than the budget is queued (what lies in open blocks, up to 504 objects for each CPU and lane, comes on top: `flush` first if
+    /// that matters): for callers who may wait, between two pieces of work, without a lock in hand that a
     /// reader or a destructor takes. As long as a reader stalls it waits. In a domain without workers deferred functions run on
     /// this thread.
     ///

@@ -28,11 +28,15 @@ pub struct Stall {
 
 impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (number, time) = (self.grace_period, self.elapsed.as_secs_f64());
+        let number = self.grace_period;
+        let time = match self.elapsed.as_millis() {
+            short @ ..1000 => format!("{short} ms"),
+            long => format!("{:.1} s", long as f64 / 1e3),
+        };
         if self.over {
-            return write!(f, "quietus: grace period {number} has ended after {time:.1} s");
+            return write!(f, "quietus: grace period {number} has ended after {time}");
         }
-        write!(f, "quietus: grace period {number} has been waiting for {time:.1} s")?;
+        write!(f, "quietus: grace period {number} has been waiting for {time}")?;
         for (i, reader) in self.readers.iter().enumerate() {
             let name = reader.name.as_deref().unwrap_or("without a name");
             let exited = if reader.exited { ", has exited with a guard" } else { "" };

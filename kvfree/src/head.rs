@@ -42,7 +42,9 @@ impl Callback {
 ///
 /// # Safety
 /// 1. `OFFSET` is where in `Self` a field of type [`RcuHead`] begins, aligned, that nothing else uses.
-#[diagnostic::on_unimplemented(message = "nobody has said `rcu_head!({Self}, field)`")]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no declared `RcuHead`: write `rcu_head!({Self}, field);` beside the struct"
+)]
 pub unsafe trait Linked: Sized {
     /// Bytes from the object's begin to its head.
     const OFFSET: usize;

@@ -42,6 +42,11 @@ impl<G: GracePeriods> Kvfree<G> {
         Kvfree { shared }
     }
 
+    /// Has it a worker ([`Config::workers`])?
+    pub fn has_worker(&self) -> bool {
+        self.shared.config.workers
+    }
+
     /// The source of grace periods.
     pub fn grace_periods(&self) -> &G {
         &self.shared.gp

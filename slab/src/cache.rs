@@ -441,7 +441,12 @@ impl Core {
     /// Objects were freed that are free already, or none.
     pub(crate) fn refuse(&self, objects: u32) {
         self.counters.refused.add(u64::from(objects));
-        debug_assert!(false, "double free in cache {} ({objects} objects were free already)", self.name());
+        if cfg!(debug_assertions) && !std::thread::panicking() {
+            let name = self.name();
+            panic!(
+                "quietus-slab: cache {name}: freed although free, or never allocated: {objects}; QUIETUS_SLAB_DEBUG=FZPU,{name} tells by whom"
+            );
+        }
     }
 
     /// Puts objects back into slabs of one node, as long as they are this cache's; returns how many.

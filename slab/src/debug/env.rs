@@ -2,8 +2,8 @@
 //!
 //! Read once, when the first cache is made; asked by [`flags`](super::flags) for each.
 //!
-//! The value is the kernel's `slab_debug`: letters, then names of caches, separated by commas; several such groups by semicolons. Empty: all
-//! checks, for all caches. `-`: none. A cache takes the first group that names it, else the last one that names none.
+//! The value is the kernel's `slab_debug`: letters, then names of caches, separated by commas; several such groups by semicolons. No
+//! letters: all checks; no names: all caches; `-`: none. A cache takes the first group that names it, else the last one that names none.
 
 use super::flags::DebugFlags;
 use std::fmt;
@@ -49,14 +49,19 @@ pub fn environment() -> Result<(), EnvError> {
             return Err(EnvError::new(variable, &value, "on, off, auto"));
         }
     }
-    std::env::var_os(DEBUG).map_or(Ok(()), |value| parse(&value).map(drop))
+    value().map_or(Ok(()), |value| parse(&value).map(drop))
+}
+
+/// An empty variable is as none.
+fn value() -> Option<std::ffi::OsString> {
+    std::env::var_os(DEBUG).filter(|value| !value.is_empty())
 }
 
 /// What the environment asks for in a cache of this name.
 pub(crate) fn flags_of(name: &str) -> DebugFlags {
     static RULES: OnceLock<Rules> = OnceLock::new();
     let rules = RULES.get_or_init(|| {
-        let Some(value) = std::env::var_os(DEBUG) else { return Rules::default() };
+        let Some(value) = value() else { return Rules::default() };
         parse(&value).unwrap_or_else(|error| {
             // A program without standard error goes on, too.
             let _ = writeln!(std::io::stderr(), "quietus-slab: {error}; nothing is checked");
