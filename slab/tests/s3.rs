@@ -317,6 +317,10 @@ fn s3_5_the_last_slab_schedules_the_end() {
     let before = work_stats();
     drop(held);
     parent.flush();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while work_stats().by_threads < before.by_threads + 2 && std::time::Instant::now() < end {
+        std::thread::yield_now();
+    }
     workers(false);
     let after = work_stats();
     // The flush is one more.

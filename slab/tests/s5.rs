@@ -6,14 +6,20 @@
 mod support;
 
 use quietus_slab::{Cache, FailingSource, Machine, SlabBox, Topology, page_stats, raw, reap};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 use support::{Random, alone, storm_length};
 
 type Object = [u64; 8];
 
+/// For leak checkers: machines live for ever.
+static MACHINES: Mutex<Vec<&'static Machine>> = Mutex::new(Vec::new());
+
 fn machine(topology: Topology) -> &'static Machine {
-    Machine::simulated(topology).unwrap()
+    let machine = Machine::simulated(topology).unwrap();
+    MACHINES.lock().unwrap().push(machine);
+    machine
 }
 
 /// A cache whose blocks hold four.
