@@ -20,7 +20,7 @@ use crate::wait::InsideSection;
 use quietus_kvfree::{
     Callback, Constrained, GracePeriods, Kvfree, LaneStats, Linked, MayNotWait, RcuHead, Reclaimable,
 };
-use quietus_slab::Cache;
+use quietus_slab::{Cache, Call, Grace};
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
@@ -424,6 +424,56 @@ impl<F: Flavour> Domain<F> {
     /// What is pending, and what has happened.
     pub fn stats(&self) -> Stats {
         Stats::of(self.kvfree.stats(), &self.source)
+    }
+}
+
+/// A domain knows the readers of type-stable memory (`SLAB_TYPESAFE_BY_RCU`): an object found in one of its sections stays what it is to the section's
+/// end, although it may have been freed, and be somebody else's by now. So a reader has to make sure, after it has found it, that it is still the
+/// one it looked for. A slab is given up after a grace period of this domain, by its worker, ticker or a [`barrier`](Domain::barrier);
+/// sections of other domains and flavours protect nothing.
+///
+/// ```
+/// use quietus::slab::{Cache, Stable};
+/// use quietus::{Domain, pin};
+/// use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+/// struct Session { owner: AtomicU64 }
+/// let sessions = Cache::builder("sessions")
+///     .constructed(|| Session { owner: AtomicU64::new(0) })
+///     .type_stable(Domain::global())
+///     .build()?;
+/// let session = sessions.alloc();
+/// session.owner.store(7, Relaxed);
+///
+/// let guard = pin();
+/// let found = Stable::as_ptr(&session); // where a lock-free structure would have it
+/// drop(session); // goes back to the cache, and the next who allocates may have it
+/// sessions.shrink(); // even its slab is given up
+/// // SAFETY: found in a section of the domain that the cache waits for, which has not ended.
+/// let owner = unsafe { &(*found).owner };
+/// assert_eq!(owner.load(Relaxed), 7, "or whatever its new owner has made of it; no lock, no count, no crash");
+/// drop(guard);
+///
+/// Domain::global().barrier();
+/// assert_eq!(sessions.stats().slabs_given, 1);
+/// # Ok::<(), quietus::slab::BuildError>(())
+/// ```
+///
+/// The domain has to live as long as the process:
+///
+/// ```compile_fail,E0597
+/// # use quietus::{Domain, slab::Cache};
+/// let domain = Domain::new();
+/// let cache = Cache::builder("numbers").constructed(|| 1).type_stable(&domain).build();
+/// ```
+/// ```
+/// # use quietus::{Domain, slab::Cache};
+/// let domain: &'static Domain = Box::leak(Box::new(Domain::new()));
+/// let cache = Cache::builder("numbers").constructed(|| 1).type_stable(domain).build();
+/// ```
+// SAFETY: (1) as that of its kvfree.
+unsafe impl<F: Flavour> Grace for Domain<F> {
+    fn after(&self, call: Call) {
+        self.kvfree.after(call);
     }
 }
 

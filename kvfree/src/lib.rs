@@ -32,7 +32,7 @@
 // `lane` (which open block) → `reserve` (empty blocks) → `queue` (batches and cookies) → `plane`, `deferred`, `linked` (what has no block),
 // `check` (retired twice?) → `sweep` → `shared` → `collect` (1: into the open block; full ones are closed) → `resort` (no block at hand) →
 // `drain` (3: blocks taken back by age) → `reclaim` (4: elapsed → free) → `throttle` (room) → `crew`, `worker` → `barrier` → `pressure` → `fork` →
-// `kvfree`, `turn`, `constrained` (the doors).
+// `kvfree`, `turn`, `constrained`, `stable` (the doors).
 mod sync;
 mod event;
 mod period;
@@ -64,6 +64,8 @@ mod fork;
 mod kvfree;
 mod turn;
 mod constrained;
+#[cfg(not(quietus_shuttle))]
+mod stable;
 
 pub use constrained::Constrained;
 pub use gauge::{Pressure, Reading};

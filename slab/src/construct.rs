@@ -173,7 +173,8 @@ impl<T: Send + Sync> CacheBuilder<T> {
 
 impl<T: Send + Sync> StableBuilder<T> {
     /// Memory that has held a `T` holds one until a grace period after its slab has become free: whoever found an object in a section may
-    /// look at it to the section's end, although it may have been freed, **and given to somebody else**, meanwhile.
+    /// look at it to the section's end, although it may have been freed, **and given to somebody else**, meanwhile. `grace` knows the sections:
+    /// a `quietus::Domain`, a `quietus_kvfree::Kvfree`, or something of your own.
     pub fn type_stable(mut self, grace: &'static dyn Grace) -> Self {
         self.construct.grace = Some(grace);
         self

@@ -5,6 +5,7 @@
 
 use crate::lock::Lock;
 use crate::slab::Slab;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// What a keeper of freed objects offers.
@@ -46,6 +47,19 @@ impl Call {
         if let Some(core) = self.0.cache() {
             core.give_late(self.0);
         }
+    }
+    /// The call as an address: of two words, aligned as pointers, in the slab's descriptor, which are the holder's until
+    /// [`from_raw`](Self::from_raw), to queue it by (the kernel's `rcu_head` in a `struct slab`).
+    pub fn into_raw(self) -> NonNull<[*mut (); 2]> {
+        self.0.link_words()
+    }
+    /// The call again.
+    ///
+    /// # Safety
+    /// 1. `raw` came from [`into_raw`](Self::into_raw), and is given back once.
+    pub unsafe fn from_raw(raw: NonNull<[*mut (); 2]>) -> Call {
+        // SAFETY: by (1) these are the words of a slab, which stays until the call is run.
+        Call(unsafe { Slab::of_link_words(raw) })
     }
 }
 

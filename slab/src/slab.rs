@@ -15,6 +15,7 @@
 use crate::cache::Core;
 use crate::page::WEIGHT_UNIT;
 use crate::segment::{SLAB_BYTES, start_of};
+use std::ptr::NonNull;
 use std::sync::atomic::{
     AtomicPtr, AtomicU16, AtomicU32, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
@@ -62,6 +63,7 @@ pub struct Slab {
 
 const _: () = assert!(size_of::<Slab>() == 64 + BITMAP_WORDS * 8 && std::mem::offset_of!(Slab, bits) == 64);
 const _: () = assert!(WEIGHT_UNIT == 16);
+const _: () = assert!(std::mem::offset_of!(Slab, next) == std::mem::offset_of!(Slab, prev) + size_of::<*mut ()>());
 
 impl Slab {
     /// Gives the slab to a cache, all objects free.
@@ -288,6 +290,19 @@ impl Slab {
 
     pub(crate) fn next(&self) -> *mut Slab {
         self.next.load(Relaxed)
+    }
+    /// Where the links are: two words that are free as long as the slab is on no list.
+    pub(crate) fn link_words(&self) -> NonNull<[*mut (); 2]> {
+        // SAFETY: inside the descriptor, all of which is atomics: it may be written through a shared reference.
+        unsafe { NonNull::from(self).byte_add(std::mem::offset_of!(Slab, prev)).cast() }
+    }
+    /// The slab whose links these are.
+    ///
+    /// # Safety
+    /// 1. `words` came from [`link_words`](Self::link_words), and the slab is in use.
+    pub(crate) unsafe fn of_link_words(words: NonNull<[*mut (); 2]>) -> &'static Slab {
+        // SAFETY: by (1); descriptors are immovable.
+        unsafe { words.byte_sub(std::mem::offset_of!(Slab, prev)).cast::<Slab>().as_ref() }
     }
     pub(crate) fn set_links(&self, prev: *mut Slab, next: *mut Slab) {
         self.prev.store(prev, Relaxed);

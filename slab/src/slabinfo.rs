@@ -60,6 +60,22 @@ fn row(core: &'static Core) -> Row {
     Row { stats: core.stats(), nodes: core.node_stats(), barn_most: core.barn_most() }
 }
 
+impl Row {
+    /// Objects that a slab holds (`objperslab`).
+    pub fn objects_per_slab(&self) -> u32 {
+        SLAB_BYTES as u32 / self.stats.object_bytes.max(1)
+    }
+    /// Pages of 4 KiB in a slab (`pagesperslab`).
+    pub fn pages_per_slab(&self) -> u32 {
+        (SLAB_BYTES / os::PAGE) as u32
+    }
+    /// Slabs that are not free (`active_slabs`).
+    pub fn active_slabs(&self) -> u32 {
+        let empty = self.nodes.iter().map(|node| node.empty_slabs).sum();
+        self.stats.slabs.saturating_sub(empty)
+    }
+}
+
 /// A name without blanks.
 struct Name(&'static str);
 
@@ -84,12 +100,10 @@ impl fmt::Display for Row {
     /// One line, and one more for its aliases.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = &self.stats;
-        let per_slab = SLAB_BYTES as u32 / s.object_bytes.max(1);
-        let empty: u32 = self.nodes.iter().map(|node| node.empty_slabs).sum();
         write!(f, "{:<17} {:6} {:6} {:6} ", Name(s.name), s.live, s.objects, s.object_bytes)?;
-        write!(f, "{per_slab:4} {:4}", SLAB_BYTES / os::PAGE)?;
+        write!(f, "{:4} {:4}", self.objects_per_slab(), self.pages_per_slab())?;
         write!(f, " : tunables {:4} {:4} {:4}", s.block_capacity, s.block_capacity, self.barn_most)?;
-        writeln!(f, " : slabdata {:6} {:6} {:6}", s.slabs.saturating_sub(empty), s.slabs, s.in_barns)?;
+        writeln!(f, " : slabdata {:6} {:6} {:6}", self.active_slabs(), s.slabs, s.in_barns)?;
         if !s.aliases.is_empty() {
             write!(f, "# {} is also", Name(s.name))?;
             s.aliases.iter().try_for_each(|alias| write!(f, " {}", Name(alias)))?;

@@ -8,6 +8,7 @@ mod litmus;
 mod pressure;
 mod scoped;
 mod seen;
+mod stable;
 mod stalls;
 mod support;
 mod threads;
