@@ -24,7 +24,8 @@ fn explore(model: impl Fn() + Sync + Send + 'static) {
 
 // ── Y ──
 
-/// One thread takes a lock inside the gate, another closes it and forks. `outside`: the look at the gate comes before the count.
+/// One thread takes a lock inside the gate, another closes it and forks. (Loom has SeqCst for fences only: they stand for that of the
+/// four operations.) `outside`: the look at the gate comes before the count.
 fn gate_model(outside: bool) {
     explore(move || {
         let (forker, inside, at_work) =
