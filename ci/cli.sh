@@ -53,6 +53,18 @@ for line in sections pending reserve fallbacks 'grace periods' membarriers worke
     grep -q "^$line " "$work/top" || { echo "no $line in:"; cat "$work/top"; exit 1; }
 done
 
+"$quietus" slabinfo --threads 4 --json "$work/slabinfo.json" | tee "$work/slabinfo"
+[ "$(head -n 1 "$work/slabinfo")" = "slabinfo - version: 2.1" ]
+[ "$(tail -n 1 "$work/slabinfo")" = "# verified: yes: every object is accounted for" ]
+grep -qx '# inodes is also dentries' "$work/slabinfo"
+for cache in points names inodes whole sessions; do
+    grep -Eq "^$cache +([0-9]+ +){5}: tunables +([0-9]+ +){3}: slabdata +[0-9]+ +[0-9]+ +[0-9]+\$" "$work/slabinfo"
+done
+has "$work/slabinfo.json" threads seconds made freed retired held caches name aliases active_objs num_objs objsize \
+    objperslab pagesperslab limit batchcount sharedfactor active_slabs num_slabs sharedavail totals bytes verified
+grep -q '"verified": true' "$work/slabinfo.json"
+QUIETUS_SLAB_DEBUG=FZPU "$quietus" slabinfo --seconds 0.5 | grep -q '^# verified: yes'
+
 refuses() {
     local code=0 lines
     "$quietus" "$@" > "$work/stdout" 2> "$work/stderr" || code=$?
@@ -89,7 +101,15 @@ refuses torture --mode box
 refuses torture --json "$work/none/out.json"
 refuses top --interval 0
 refuses top --readers 2
+refuses slabinfo --threads 0
+refuses slabinfo --seconds x
+refuses slabinfo --readers 2
+refuses slabinfo --json "$work/none/out.json"
 QUIETUS_RSEQ=perhaps refuses env
+for command in index scale latency torture top slabinfo env; do
+    QUIETUS_SLAB_DEBUG=Q refuses "$command"
+    QUIETUS_SLAB_WORKERS=perhaps refuses "$command"
+done
 
 # Broken on purpose: every grace period is over at once. The verification must say so.
 RUSTFLAGS="--cfg quietus_no_grace_periods" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/broken" \

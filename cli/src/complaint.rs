@@ -5,14 +5,15 @@ use std::env;
 
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use quietus::slab;
 
 use crate::args::{self, Cli};
 
 /// The variables the library looks at, and what they may be.
-pub(crate) const SWITCHES: [&str; 2] = ["QUIETUS_RSEQ", "QUIETUS_MEMBARRIER"];
+pub(crate) const SWITCHES: [&str; 3] = ["QUIETUS_RSEQ", "QUIETUS_MEMBARRIER", "QUIETUS_SLAB_WORKERS"];
 const POSITIONS: [&str; 3] = ["on", "off", "auto"];
 
-/// Checks the environment: a switch in no known position would be a run other than the one asked for.
+/// Checks the environment: a switch in no known position, or checks that are none, would be a run other than the one asked for.
 pub(crate) fn check_environment() -> Result<(), String> {
     for name in SWITCHES {
         if let Some(value) = env::var_os(name) {
@@ -22,7 +23,7 @@ pub(crate) fn check_environment() -> Result<(), String> {
             }
         }
     }
-    Ok(())
+    slab::environment().map_err(|error| error.to_string())
 }
 
 /// clap's error, which takes several lines, in one.
@@ -85,7 +86,7 @@ mod tests {
 
     #[test]
     fn each_mistake_in_one_line() {
-        let cases: [(&[&str], &str); 29] = [
+        let cases: [(&[&str], &str); 32] = [
             (&["--readers", "x"], "--readers 'x' is not a number; allowed: 1 to 1024"),
             (&["--readers", "1.5"], "--readers '1.5' is not a whole number; allowed: 1 to 1024"),
             (&["--readers"], "--readers needs a value; allowed: 1 to 1024"),
@@ -122,6 +123,9 @@ mod tests {
             ),
             (&["top", "--interval", "0"], "--interval '0' is out of range; allowed: 0.1 to 3600"),
             (&["top", "--readers", "2"], "top takes no '--readers'; allowed: --interval, --seconds, --help, --version"),
+            (&["slabinfo", "--threads", "0"], "--threads '0' is out of range; allowed: 1 to 1024"),
+            (&["slabinfo", "--seconds"], "--seconds needs a value; allowed: 0.1 to 3600"),
+            (&["slabinfo", "--mode", "x"], "slabinfo takes no '--mode'; allowed: --threads, --seconds, --json, --help"),
             (&["index", "--threads", "2"], "unknown option '--threads'; allowed: --reclaimer, --readers"),
             (&["--frobnicate"], "unknown option '--frobnicate'; allowed: --reclaimer, --readers"),
         ];

@@ -2,7 +2,7 @@
 //!
 //! In the order things happen: `alloc` (before `main`), `args` and `complaint` (what was asked for), `text` (what is
 //! indexed), then `parent`, which starts a process per `run`, each with an `index` over one `reclaimer`. `scale` measures
-//! retiring, `latency` waiting, and `torture` tries to break either; `top` and `environment` only look. Who has threads has a `crew`, who has
+//! retiring, `latency` waiting, and `torture` tries to break either; `top`, `slabinfo` and `environment` only look. Who has threads has a `crew`, who has
 //! processes a `child`. What any of it says goes through `numbers`, `picture`, `sink` and `output`.
 
 mod alloc;
@@ -18,6 +18,7 @@ mod scale;
 mod latency;
 mod torture;
 mod top;
+mod slabinfo;
 mod environment;
 mod crew;
 mod cpu;
@@ -62,6 +63,7 @@ fn obey() -> Result<ExitCode, Trouble> {
         Some(Command::Latency(args)) => latency::latency(&args),
         Some(Command::Torture(args)) => torture::torture(&args),
         Some(Command::Top(args)) => top::top(&args),
+        Some(Command::Slabinfo(args)) => slabinfo::slabinfo(&args),
         Some(Command::Env) => output::print(&environment::describe()).map(|()| ExitCode::SUCCESS),
         Some(Command::Run) => Ok(run::child().map(|()| ExitCode::SUCCESS)?),
         Some(Command::Leg) => Ok(torture::child().map(|()| ExitCode::SUCCESS)?),

@@ -337,6 +337,7 @@ fn help_is_no_mistake() {
         &["index", "--help"],
         &["scale", "--help"],
         &["latency", "--help"],
+        &["slabinfo", "--help"],
         &["env", "--help"],
         &["--version"],
     ] {

@@ -8,10 +8,12 @@ mod scale;
 mod latency;
 mod torture;
 mod top;
+mod slabinfo;
 
 pub(crate) use index::IndexArgs;
 pub(crate) use latency::{FlavourName, LatencyArgs};
 pub(crate) use scale::{ModeName, ScaleArgs};
+pub(crate) use slabinfo::SlabinfoArgs;
 pub(crate) use top::TopArgs;
 pub(crate) use torture::{Fault, TortureArgs, TortureFlavour};
 pub(crate) use values::allowed;
@@ -33,7 +35,8 @@ files it stands in) and re-indexes it, file by file, while other threads query i
 freed while somebody may still be reading it: by quietus, by crossbeam-epoch, seize or sdd, or not at all. Every query
 checks what it reads; the index is compared at the end with one that a single thread built.
 
-`quietus scale` measures retiring alone, `quietus latency` waiting alone; `quietus torture` tries to break both.";
+`quietus scale` measures retiring alone, `quietus latency` waiting alone; `quietus torture` tries to break both.
+`quietus slabinfo` shows the allocator beneath at work, as the kernel shows its own.";
 
 /// How long `index` takes; `parent::rounds` checks these numbers.
 pub(crate) const TIME: &str = "\
@@ -43,7 +46,9 @@ about 80 s unless told otherwise.";
 const AFTER: &str = "\
 Exit code: 0 if nothing was wrong, 1 if a check failed or the result could not be written, 2 if what was asked for makes
 no sense. A reader of the output that stops early is no mistake.
-Environment: QUIETUS_RSEQ and QUIETUS_MEMBARRIER (on, off, auto) choose what the library may use of the kernel.";
+Environment: QUIETUS_RSEQ and QUIETUS_MEMBARRIER (on, off, auto) choose what the library may use of the kernel,
+QUIETUS_SLAB_WORKERS (the same) whether the allocator has threads of its own; QUIETUS_SLAB_DEBUG has caches checked, as
+the kernel's slab_debug does.";
 
 fn after_index() -> String {
     format!("{TIME}\n{AFTER}")
@@ -88,6 +93,9 @@ pub(crate) enum Command {
     /// Watch a domain at work: what is pending, rates, reserve, fallbacks, grace periods, memory
     #[command(after_help = AFTER)]
     Top(TopArgs),
+    /// Use caches of every kind for a while, and show them as the kernel does in /proc/slabinfo
+    #[command(after_help = AFTER)]
+    Slabinfo(SlabinfoArgs),
     /// Show what was detected on this machine: rseq, membarrier, processors, nodes, sizes, limits
     #[command(after_help = AFTER)]
     Env,
