@@ -33,11 +33,15 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn the_peak_follows_what_is_touched() {
-        let before = restart_peak();
-        assert!(before > 0);
-        let touched = vec![1_u8; 32 << 20];
-        std::hint::black_box(&touched);
-        drop(touched);
-        assert!(peak() >= before + (24 << 20));
+        // Other tests of this process may give memory back meanwhile: not each time.
+        let follows = |_| {
+            let before = restart_peak();
+            assert!(before > 0);
+            let touched = vec![1_u8; 32 << 20];
+            std::hint::black_box(&touched);
+            drop(touched);
+            peak() >= before + (24 << 20)
+        };
+        assert!((0..20).any(follows));
     }
 }
