@@ -99,3 +99,19 @@ fn destroy_reports_leaks() {
     drop(held);
     error.cache.destroy().unwrap();
 }
+
+/// A slab that a cache keeps although it is free is no active one.
+#[test]
+fn slabinfo_tells_free_slabs() {
+    let cache: Cache<[u64; 1024]> = Cache::new("kept for the next");
+    let held: Vec<_> = (0..16).map(|n| cache.alloc([n; 1024])).collect();
+    let row = || slabinfo().caches.into_iter().find(|row| row.stats.name == "kept for the next").unwrap();
+    assert_eq!(
+        (row().active_slabs(), row().stats.slabs, row().objects_per_slab(), row().pages_per_slab()),
+        (2, 2, 8, 16)
+    );
+    drop(held);
+    cache.flush();
+    let row = row();
+    assert!(row.stats.slabs > 0 && row.active_slabs() == 0, "{row:?}");
+}
