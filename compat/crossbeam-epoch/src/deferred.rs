@@ -94,8 +94,7 @@ unsafe fn call_nothing<F: FnOnce()>(_: *mut u8) {
 }
 
 unsafe fn call_word<F: FnOnce()>(word: *mut u8) {
-    let word = word.expose_provenance();
-    // SAFETY: the bytes of an F, moved out once.
+    // SAFETY: the bytes of an F, moved out once; what is a pointer in them has its provenance from `word_of`.
     let f = unsafe { (&raw const word).cast::<F>().read_unaligned() };
     f();
 }
