@@ -1,5 +1,5 @@
 //! What was retired is freed without anybody doing anything: after the age limit (50 ms by default) and a grace period. And then
-//! nothing runs any more. Five seconds stand for "soon".
+//! nothing runs any more. A minute stands for "at all": how soon depends on the machine.
 #![cfg(not(quietus_loom))]
 
 use quietus::Domain;
@@ -13,7 +13,7 @@ use std::sync::atomic::{
 };
 use std::time::{Duration, Instant};
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Waits for `done`, doing nothing else.
 #[track_caller]
@@ -196,8 +196,9 @@ fn nothing_runs_when_nothing_is_pending() {
         let me = std::fs::read_link("/proc/thread-self").unwrap().file_name().unwrap().to_owned();
         let (mut sum, mut threads) = (0, 0);
         for task in std::fs::read_dir("/proc/self/task").unwrap().map(|t| t.unwrap()).filter(|t| t.file_name() != me) {
-            let status = std::fs::read_to_string(task.path().join("status")).unwrap();
-            let line = status.lines().find(|l| l.starts_with("voluntary_ctxt_switches:")).unwrap();
+            // A thread may end while one looks.
+            let Ok(status) = std::fs::read_to_string(task.path().join("status")) else { continue };
+            let Some(line) = status.lines().find(|l| l.starts_with("voluntary_ctxt_switches:")) else { continue };
             sum += line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
             threads += 1;
         }
@@ -219,18 +220,16 @@ fn nothing_runs_when_nothing_is_pending() {
         for domain in domains {
             soon("everything is freed", || domain.stats().kvfree.pending_objects == 0);
         }
-        std::thread::sleep(Duration::from_millis(300)); // the last round of each worker
-        // Three looks: something else may send the process a signal, say.
-        let looks: Vec<(u64, usize)> = (0..3)
-            .map(|_| {
-                let before = switches();
-                std::thread::sleep(Duration::from_millis(700));
-                let after = switches();
-                (after.0 - before.0, after.1)
-            })
-            .collect();
-        assert!(looks.iter().all(|l| l.1 >= 2), "two workers and the harness: {looks:?}");
-        assert!(looks.iter().any(|l| l.0 == 0), "round {round}: switches and threads, three times: {looks:?}");
+        // Look after look: the first may meet the last round of each worker, and a signal, say, is nothing of ours.
+        let mut looks = Vec::new();
+        soon("nothing runs", || {
+            let before = switches();
+            std::thread::sleep(Duration::from_millis(700));
+            let after = switches();
+            looks.push((after.0.abs_diff(before.0), after.1));
+            after == before
+        });
+        assert!(looks.last().is_some_and(|l| l.1 >= 2), "two workers and the harness, in round {round}: {looks:?}");
         println!("idle: {looks:?}");
     }
 }

@@ -22,14 +22,15 @@ use std::sync::atomic::{
 use std::time::{Duration, Instant};
 
 const CHILD: &str = "QUIETUS_TEST_MODES_CHILD";
+const NO_FILTERS: &str = "no seccomp filters here";
 
 /// The child's part of every test here; in the parent, which does not set the variable, nothing.
 #[test]
 fn child() {
     let Some(what) = std::env::var_os(CHILD) else { return };
     #[cfg(target_os = "linux")]
-    if what == "seccomp" {
-        deny_membarrier();
+    if what == "seccomp" && !deny_membarrier() {
+        return println!("child of {what:?}: {NO_FILTERS}: {}", std::io::Error::last_os_error());
     }
     macro_rules! run {
         ($($promise:ident,)*) => { $(
@@ -77,7 +78,8 @@ fn torture() {
             });
         }
         let end = Instant::now() + Duration::from_millis(300);
-        while Instant::now() < end {
+        // A while, and until the readers have had their turns; whoever runs the tests ends it if they never get any.
+        while Instant::now() < end || reads.load(SeqCst) <= 100 && wrong.load(SeqCst) == 0 {
             let guard = domain.pin();
             let old = NonNull::new(link.swap(new(), AcqRel, &guard).as_raw()).unwrap();
             // SAFETY: unlinked by this thread alone.
@@ -87,7 +89,6 @@ fn torture() {
         }
     });
     assert_eq!(wrong.load(SeqCst), 0, "of {reads:?} reads");
-    assert!(reads.load(SeqCst) > 100, "{reads:?} reads");
     let guard = domain.pin();
     let last = NonNull::new(link.swap(Shared::null(), AcqRel, &guard).as_raw()).unwrap();
     drop(guard);
@@ -97,9 +98,9 @@ fn torture() {
     assert_eq!(cache.stats().live, 0);
 }
 
-/// From now on the kernel answers EPERM to membarrier, on all threads.
+/// From now on the kernel answers EPERM to membarrier, on all threads. False: it has no such filters, or does not let us.
 #[cfg(target_os = "linux")]
-fn deny_membarrier() {
+fn deny_membarrier() -> bool {
     let op = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     let mut filter = [
         op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
@@ -110,9 +111,9 @@ fn deny_membarrier() {
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     // SAFETY: the program is four valid instructions that live through the calls; the filter denies one call only.
     unsafe {
-        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
         let flags = libc::SECCOMP_FILTER_FLAG_TSYNC;
-        assert_eq!(libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &program), 0);
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &program) == 0
     }
 }
 
@@ -140,9 +141,20 @@ fn expected(rseq_off: bool, membarrier_off: bool) -> (String, String) {
     (format!("sequences {sequences}, {reason}"), fences)
 }
 
+/// This process was told something, so that what it found says nothing of a child that is not: nothing can be compared.
+fn was_told() -> bool {
+    let told = ["QUIETUS_RSEQ", "QUIETUS_MEMBARRIER"].iter().any(|name| std::env::var_os(name).is_some());
+    if told {
+        eprintln!("skipped: run it without QUIETUS_RSEQ and QUIETUS_MEMBARRIER");
+    }
+    told
+}
+
 #[track_caller]
 fn combination(rseq: &str, membarrier: &str) {
-    assert!(std::env::var_os("QUIETUS_RSEQ").is_none() && std::env::var_os("QUIETUS_MEMBARRIER").is_none());
+    if was_told() {
+        return;
+    }
     let line = run("combination", &[("QUIETUS_RSEQ", rseq), ("QUIETUS_MEMBARRIER", membarrier)]);
     let (sequences, fences) = expected(rseq == "off", membarrier == "off");
     assert!(line.contains(&sequences) && line.ends_with(&fences), "{line}\nwanted: {sequences}; {fences}");
@@ -185,6 +197,9 @@ fn a_usual_system_has_both() {
 #[test]
 fn a_filter_that_denies_membarrier() {
     let line = run("seccomp", &[]);
+    if line.contains(NO_FILTERS) {
+        return eprintln!("skipped: {line}");
+    }
     assert!(line.contains("sequences false, "), "{line}");
     if cfg!(quietus_portable) {
         assert!(line.ends_with("fenced: membarrier not part of this build"), "{line}");
@@ -194,13 +209,18 @@ fn a_filter_that_denies_membarrier() {
             assert!(line.contains("membarrier does not restart sequences here"), "{line}");
         }
     }
-    assert_ne!(membarrier::report().reason(), Reason::Refused(1), "this process has no filter");
+    // The child was refused by its own filter: this process was not, unless whoever runs the tests has one, too.
+    let filtered = std::fs::read_to_string("/proc/self/status").is_ok_and(|status| status.contains("Seccomp:\t2"));
+    assert!(filtered || membarrier::report().reason() != Reason::Refused(1), "this process has no filter");
 }
 
 /// glibc asked not to register restartable sequences.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]
 fn a_c_library_without_sequences() {
+    if was_told() {
+        return;
+    }
     let line = run("tunable", &[("GLIBC_TUNABLES", "glibc.pthread.rseq=0")]);
     assert!(line.contains("sequences false, "), "{line}");
     if rseq_report().0 {
@@ -212,6 +232,9 @@ fn a_c_library_without_sequences() {
 /// A setting that nobody understands changes nothing, and is said.
 #[test]
 fn a_setting_that_is_not_understood() {
+    if was_told() {
+        return;
+    }
     let line = run("odd", &[("QUIETUS_MEMBARRIER", "perhaps")]);
     assert!(line.contains("perhaps") && line.contains("taken for auto"), "{line}");
     assert!(line.contains(&expected(false, false).1), "{line}");

@@ -175,23 +175,15 @@ fn top_reports_once() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_torture_whose_process_dies_has_failed() {
-    use std::thread;
-    use std::time::Duration;
-
-    let torture = quietus(&["torture", "--seconds", "60"])
+    let torture = quietus(&["torture", "--seconds", "600"])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
         .expect("started");
-    let children = format!("/proc/{0}/task/{0}/children", torture.id());
-    let leg = loop {
-        match fs::read_to_string(&children).map(|list| list.trim().to_owned()) {
-            Ok(leg) if !leg.is_empty() => break leg,
-            _ => thread::sleep(Duration::from_millis(20)),
-        }
-    };
-    let killed = Command::new("kill").args(["-9", &leg]).status().expect("there is a kill");
-    assert!(killed.success());
+    let mut legs = std::iter::repeat_with(|| children(torture.id()));
+    let leg = legs.find_map(|legs| legs.first().copied()).expect("there is no end of looking");
+    // SAFETY: signals a process that the one above has started, and has not waited for while it lives.
+    assert_eq!(unsafe { libc::kill(leg as libc::pid_t, libc::SIGKILL) }, 0);
     let output = torture.wait_with_output().expect("ended");
     let said = text(&output.stdout);
     assert_eq!((output.status.code(), said.lines().last()), (Some(1), Some("End of test: FAILURE")), "{said}");
@@ -298,7 +290,7 @@ fn a_run_ends_with_the_program_that_started_it() {
 
     let scratch = Scratch::new("orphan");
     let soon = |done: &mut dyn FnMut() -> bool| {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while !done() {
             assert!(Instant::now() < deadline, "it did not come to that");
             std::thread::sleep(Duration::from_millis(20));
@@ -306,7 +298,7 @@ fn a_run_ends_with_the_program_that_started_it() {
     };
     for signal in [libc::SIGTERM, libc::SIGKILL] {
         let mut command =
-            quietus(&["index", "--seconds", "60", "--reclaimer", "leak", "--readers", "1", "--writers", "1"]);
+            quietus(&["index", "--seconds", "600", "--reclaimer", "leak", "--readers", "1", "--writers", "1"]);
         let mut program = command.arg(scratch.path("")).stderr(Stdio::null()).spawn().expect("started");
         let mut runs = Vec::new();
         soon(&mut || {
@@ -359,19 +351,26 @@ fn indexes(test: &str, reclaimer: &str, more: &[&str], switches: &[(&str, &str)]
     let scratch = Scratch::new(test);
     fs::write(scratch.path("bad.rs"), [0xff, 0xfe, b'x', b'y']).expect("written");
     let (json, dir) = (scratch.path("out.json"), scratch.path(""));
-    let mut command = quietus(&["index", "--seconds", "0.2", "--reclaimer", reclaimer, "--json", &json]);
-    let output = command.args(more).arg(&dir).envs(switches.iter().copied()).output().expect("started");
+    let run = |seconds| {
+        let mut command = quietus(&["index", "--seconds", seconds, "--reclaimer", reclaimer, "--json", &json]);
+        let output = command.args(more).arg(&dir).envs(switches.iter().copied()).output().expect("started");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let figures: Value = serde_json::from_str(&fs::read_to_string(&json).expect("written")).expect("JSON");
+        (output, figures)
+    };
+    // On a busy machine not each thread gets its turn in a short run: then a longer one.
+    let (mut output, mut figures) = run("0.2");
+    for seconds in ["2", "20"] {
+        let (row, probed) = (&figures[0], reclaimer == "leak" || figures[0]["grace_period_ns"]["p99"].is_u64());
+        if row["queries_per_s"] == 0.0 || row["updates_per_s"] == 0.0 || !probed {
+            (output, figures) = run(seconds);
+        }
+    }
     let said = text(&output.stderr);
-    assert!(output.status.success(), "{said}");
     assert!(said.contains("1 unreadable or not UTF-8") && said.contains("bad.rs"), "{said}");
     assert!(text(&output.stdout).contains(reclaimer), "the table: {}", text(&output.stdout));
-
-    let figures: Value = serde_json::from_str(&fs::read_to_string(&json).expect("written")).expect("JSON");
-    let rows = figures.as_array().expect("an array");
-    assert_eq!(rows.len(), 1);
-    let row = &rows[0];
-    assert_eq!(row["reclaimer"], reclaimer);
-    assert_eq!(row["verified"], true);
+    let [row] = &figures.as_array().expect("an array")[..] else { panic!("not one row: {figures}") };
+    assert_eq!((&row["reclaimer"], &row["verified"]), (&reclaimer.into(), &true.into()));
     for number in ["queries_per_s", "updates_per_s", "peak_unreclaimed_bytes", "peak_rss_bytes"] {
         assert!(row[number].as_f64().is_some(), "{number}: {row}");
     }

@@ -171,6 +171,7 @@ fn ones(mut bits: u64) -> impl Iterator<Item = usize> {
 #[cfg(all(test, not(quietus_loom)))]
 mod tests {
     use super::*;
+    use crate::reserve::tests::turn;
     use quietus_slab::{Cache, SlabBox};
 
     fn drain(deferred: &Deferred) -> Vec<*mut u8> {
@@ -185,6 +186,7 @@ mod tests {
     /// Every address comes back as itself, whatever the size: smallest, odd strides, largest, a mapping of its own.
     #[test]
     fn what_is_marked_comes_back() {
+        let _turn = turn();
         let deferred = Deferred::new();
         let mut expected = Vec::new();
         for size in [1usize, 16, 48, 640, 7168, 32768, 100_000, 5 << 20] {
@@ -212,6 +214,7 @@ mod tests {
     /// What is marked while others wait stays where it is until they are gone.
     #[test]
     fn a_release_may_stop_and_go_on() {
+        let _turn = turn();
         let cache: Cache<[u64; 2]> = Cache::new("deferred");
         let deferred = Deferred::new();
         let objects: Vec<_> = (0..1000).map(|_| SlabBox::into_raw(cache.alloc([7; 2])).as_ptr().cast::<u8>()).collect();

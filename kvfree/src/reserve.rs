@@ -262,11 +262,19 @@ impl Shelf {
 }
 
 #[cfg(all(test, not(quietus_loom)))]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    /// The supply of pages is the process's: tests that look at it, and those that change it, take turns.
+    pub(crate) fn turn() -> MutexGuard<'static, ()> {
+        static TURN: Mutex<()> = Mutex::new(());
+        TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     #[test]
     fn never_above_its_depth_and_starts_empty() {
+        let _turn = turn();
         let reserve = Reserve::new(3, 3);
         let site = raw::all_sites().next().unwrap();
         assert_eq!(reserve.blocks(), 0);
@@ -282,6 +290,7 @@ mod tests {
 
     #[test]
     fn many_misses_ask_once_and_the_next_round_asks_again() {
+        let _turn = turn();
         let reserve = Reserve::new(2, 2);
         let site = raw::all_sites().next().unwrap();
         let mut held = Vec::new();
@@ -310,6 +319,7 @@ mod tests {
 
     #[test]
     fn depth_zero_never_asks() {
+        let _turn = turn();
         let reserve = Reserve::new(0, 64);
         let site = raw::all_sites().next().unwrap();
         let (b, kick) = reserve.get(site, false);

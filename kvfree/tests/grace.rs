@@ -7,24 +7,15 @@ use quietus_slab::{Cache, POISON, SlabBox};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+use support::machine::{Watchdog, in_one_place};
+use support::pages::{no_worker, turn};
 use support::{Inside, Instant_, Manual, Opens, Stop, Tally, pointer, retire, retire_bytes, until};
-
-/// One test at a time. Where there are no restartable sequences, threads share a few slots, and one that finds them busy retires
-/// another way, which counts differently.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-fn no_worker() -> Config {
-    Config { workers: false, ..Config::default() }
-}
 
 #[test]
 fn nothing_is_freed_before_its_grace_period() {
@@ -126,12 +117,12 @@ fn cookies_are_taken_after_what_they_cover() {
         }
         let _stop = Stop(&stop);
         let end = Instant::now() + Duration::from_millis(1000);
-        while Instant::now() < end && wrong.load(Relaxed) == 0 {
+        // A while, and until many have gone; whoever runs the tests ends it if they never do.
+        while (Instant::now() < end || ends.load(Relaxed) <= 5000) && wrong.load(Relaxed) == 0 {
             kvfree.tick();
             gp.complete(gp.asked());
         }
     });
-    assert!(ends.load(SeqCst) > 5000, "{ends:?} objects were freed");
     assert_eq!(wrong.load(SeqCst), 0, "of {begun:?} objects freed under a cookie older than themselves");
     gp.open();
     kvfree.barrier();
@@ -239,6 +230,10 @@ fn bytes_and_objects_add_up() {
 #[test]
 fn heavy_objects_close_their_block_at_once() {
     let _turn = turn();
+    in_one_place(heavy_objects);
+}
+
+fn heavy_objects() {
     let gp = Manual::default();
     let kvfree = Kvfree::new(gp.clone(), no_worker());
     let _opens = Opens(&gp);
@@ -286,13 +281,12 @@ fn retirers_above_the_budget_yield_and_go_on() {
     let gp = Manual::default();
     let kvfree = Kvfree::new(gp.clone(), Config { budget: 64 << 10, ..no_worker() });
     let _opens = Opens(&gp);
-    let begin = Instant::now();
+    let _watchdog = Watchdog::new("a retirer waits");
     for _ in 0..2000 {
         retire_bytes(&kvfree, 1024);
     }
-    assert!(begin.elapsed() < Duration::from_secs(20));
     let s = kvfree.stats();
-    assert!(s.yields > 0, "{s:?}");
+    assert!(s.yields > 0 && s.yields <= 8 * s.batches, "{s:?}");
     assert_eq!((s.reclaimed_objects, s.pending_objects, s.inline_waits), (0, 2000, 0));
     // Below the budget, they do not.
     let gp = Manual::default();
@@ -335,9 +329,15 @@ fn the_worker_frees_by_age() {
     let tally = Tally::new(1);
     retire(&kvfree, tally.object(0));
     until("the worker frees by age", || tally.dropped() == 1);
-    retire_bytes(&kvfree, 64);
-    until("and again after it has slept", || kvfree.stats().reclaimed_objects == 2);
-    assert!(kvfree.stats().worker_wakes >= 2, "{:?}", kvfree.stats());
+    // And again after it has slept, which it does some time after that: sooner or later an object comes then.
+    let mut pause = Duration::ZERO;
+    until("it is woken again", || {
+        retire_bytes(&kvfree, 64);
+        until("the worker frees by age", || kvfree.stats().pending_objects == 0);
+        pause += Duration::from_millis(5);
+        std::thread::sleep(pause);
+        kvfree.stats().worker_wakes >= 2
+    });
 }
 
 /// Dropping the handle frees everything, with a worker and without.
@@ -377,9 +377,8 @@ fn a_handle_dropped_inside_a_section_leaks() {
         let _opens = Opens(&gp);
         (0..10).for_each(|id| retire(&kvfree, tally.object(id)));
         let inside = Inside::enter();
-        let begin = Instant::now();
+        let _watchdog = Watchdog::new("a handle that is dropped inside a section");
         drop(kvfree);
-        assert!(begin.elapsed() < Duration::from_secs(10));
         drop(inside);
         gp.open();
         assert_eq!(tally.dropped(), 0);
@@ -470,11 +469,9 @@ fn a_barrier_ends_under_load() {
         for id in 0..100 {
             retire(&kvfree, tally.object(id));
         }
-        let begin = Instant::now();
+        let _watchdog = Watchdog::new("a barrier beside others that retire");
         kvfree.barrier();
-        let took = begin.elapsed();
         tally.each_once();
-        assert!(took < Duration::from_secs(10), "a barrier took {took:?}");
     });
 }
 
@@ -482,6 +479,10 @@ fn a_barrier_ends_under_load() {
 #[test]
 fn retired_memory_is_used_again() {
     let _turn = turn();
+    in_one_place(the_same_places);
+}
+
+fn the_same_places() {
     let kvfree = Kvfree::new(Instant_::default(), no_worker());
     let cache: Cache<[u64; 8]> = Cache::new("again");
     let mut seen = std::collections::HashSet::new();

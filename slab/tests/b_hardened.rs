@@ -20,6 +20,7 @@ fn index<T>(b: &SlabBox<T>) -> usize {
 #[test]
 fn b_hardened_objects_are_placed_at_random() {
     let _alone = alone();
+    support::stay(); // on one node
     type Object = [u64; 8];
     let order = |cache: Cache<Object>| {
         let held: Vec<_> = (0..1024).map(|i| cache.alloc([i; 8])).collect();

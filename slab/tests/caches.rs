@@ -170,6 +170,7 @@ impl Drop for Fragile {
 #[test]
 fn constructors_and_destructors_that_panic() {
     let _alone = alone();
+    support::stay();
     let cache = StableCache::new("fragile", || {
         assert!(TRIES.fetch_add(1, SeqCst) != 3, "a constructor");
         Fragile([0; 1024])
@@ -198,6 +199,7 @@ unsafe impl Grace for Later {
 #[test]
 fn type_stable_memory_waits_for_a_grace_period() {
     let _alone = alone();
+    support::stay();
     static LATER: Later = Later(Mutex::new(Vec::new()));
     let unmade = UNMADE.load(SeqCst);
     let cache = Cache::<Kept>::builder("stable").constructed(Kept::make).type_stable(&LATER).build().unwrap();

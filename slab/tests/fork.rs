@@ -28,7 +28,7 @@ fn work(shared: &Cache<[u64; 8]>, round: usize) {
 /// Everything that takes a lock, in a child, until its watchdog ends it.
 fn child(shared: &Cache<[u64; 8]>) -> ! {
     // SAFETY: a watchdog.
-    unsafe { libc::alarm(20) };
+    unsafe { libc::alarm(120) };
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         for round in 0..8 {
             work(shared, round);

@@ -29,7 +29,8 @@ fn a_word_never_tears() {
     every(50);
     let begin = Instant::now();
     let mut swaps = 0u64;
-    while begin.elapsed() < Duration::from_millis(1500) {
+    // A while, and until there have been many; whoever runs the tests ends it if there never are.
+    while begin.elapsed() < Duration::from_millis(1500) || swaps <= 10_000 {
         for _ in 0..1000 {
             let Some(site) = sites().next() else { continue };
             match word.load(site) {
@@ -56,7 +57,6 @@ fn a_word_never_tears() {
         }
     }
     every(0);
-    assert!(swaps > 10_000, "only {swaps} exchanges");
     raw::stop(
         |_| true,
         |stopped| {

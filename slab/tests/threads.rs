@@ -114,7 +114,7 @@ fn handles_dropped_while_the_last_object_is_freed() {
         let mut random = Random(12345);
         let end = Instant::now() + Duration::from_millis(2500);
         let (mut rounds, mut took) = (0, 50_000);
-        while Instant::now() < end {
+        while Instant::now() < end || rounds <= 20 {
             rounds += 1;
             let cache: Cache<[u64; 64]> = Cache::new("raced");
             // At any time while the handle goes, and somewhat later.
@@ -127,7 +127,6 @@ fn handles_dropped_while_the_last_object_is_freed() {
             assert!(!all_stats().iter().any(|s| s.name == "raced"), "a cache is left behind in round {rounds}");
         }
         drop(send);
-        assert!(rounds > 20, "{rounds}");
     });
 }
 

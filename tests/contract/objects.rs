@@ -39,22 +39,22 @@ impl Drop for Object {
     }
 }
 
-/// Runs `drive` until `done`; panics when that takes more than ten seconds.
+/// Runs `drive` until `done`; panics when that takes more than a minute.
 #[track_caller]
 pub(crate) fn until(what: &str, mut drive: impl FnMut(), mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     while !done() {
-        assert!(Instant::now() < end, "not within ten seconds: {what}");
+        assert!(Instant::now() < end, "not within a minute: {what}");
         drive();
     }
 }
 
-/// Runs `body`; ends the process when it has not returned after a minute, because a thread that hangs cannot be failed.
+/// Runs `body`; ends the process when it has not returned after two minutes, because a thread that hangs cannot be failed.
 pub(crate) fn watched<R>(what: &'static str, body: impl FnOnce() -> R) -> R {
     let (done, wait) = mpsc::channel::<()>();
     let dog = std::thread::spawn(move || {
-        if wait.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!("{what}: still not done after a minute");
+        if wait.recv_timeout(Duration::from_secs(120)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("{what}: still not done after two minutes");
             std::process::abort();
         }
     });

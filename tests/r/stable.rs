@@ -1,7 +1,7 @@
 //! Type-stable memory: an object that was found in a section stays of its type to the section's end, whatever becomes of it, of its slab
 //! and of its cache; afterwards its slab goes. For each way a domain is driven, and for each flavour that is always there.
 
-use crate::support::until;
+use crate::support::{stay, until};
 use quietus::slab::{Cache, Grace, Stable, StableCache};
 use quietus::{Domain, Flavour, Qsbr};
 use std::sync::Mutex;
@@ -51,6 +51,7 @@ fn cache<T: Send + Sync, F: Flavour>(make: fn() -> T, domain: &'static Domain<F>
 /// Objects of two slabs, one of which a reader in a section has found; then all of them are freed, their slabs given up, and the cache ended.
 #[test]
 fn type_stable_memory_outlives_its_slab_under_a_reader() {
+    stay(); // two slabs, not some more of another CPU
     for workers in [true, false] {
         let domain = leaked(Domain::builder().workers(workers).build());
         let cache = cache(Kept::<0>::make, domain);
@@ -86,6 +87,7 @@ fn type_stable_memory_outlives_its_slab_under_a_reader() {
 /// The same under a reader that is online, of another flavour; a barrier is the end of it.
 #[test]
 fn type_stable_memory_waits_for_quiescent_states() {
+    stay();
     let domain: &'static Domain<Qsbr> = leaked(Domain::qsbr());
     let cache = cache(Kept::<1>::make, domain);
     let mut reader = domain.reader();
@@ -105,6 +107,7 @@ fn type_stable_memory_waits_for_quiescent_states() {
 /// An object comes back while a reader looks at it: it is another's by then, and still one of its type.
 #[test]
 fn type_stable_memory_is_given_to_others_meanwhile() {
+    stay();
     let domain = leaked(Domain::new());
     let cache = cache(Kept::<2>::make, domain);
     let (mut found_again, mut slabs) = (0u64, 0u64);

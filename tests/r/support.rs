@@ -2,7 +2,7 @@
 
 use quietus::Domain;
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
 use std::task::{Wake, Waker};
 use std::thread::{Scope, ScopedJoinHandle};
@@ -18,6 +18,26 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     while !done() {
         assert!(Instant::now() < end, "never: {what}");
         std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// Keeps this thread on the CPU that it is on, where the system lets it: what it frees is where it allocates.
+pub(crate) fn stay() {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    // SAFETY: a set of one CPU, which lives through the call.
+    unsafe {
+        let mut one: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(libc::sched_getcpu() as usize, &mut one);
+        libc::sched_setaffinity(0, size_of_val(&one), &one);
+    }
+}
+
+/// Ends the threads that ask for it, whatever happens.
+pub(crate) struct Stop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
     }
 }
 

@@ -6,14 +6,14 @@ use quietus_slab::raw;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-/// Ends the process with a word unless it is dropped within a minute: a deadlock cannot be left by unwinding.
+/// Ends the process with a word unless it is dropped within three minutes: a deadlock cannot be left by unwinding.
 pub(crate) struct Watchdog(#[allow(dead_code)] Sender<()>);
 
 impl Watchdog {
     pub(crate) fn new(what: &'static str) -> Watchdog {
         let (alive, watch) = mpsc::channel();
         std::thread::spawn(move || {
-            if watch.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
+            if watch.recv_timeout(Duration::from_secs(180)) == Err(RecvTimeoutError::Timeout) {
                 eprintln!("hangs: {what}");
                 std::process::abort();
             }

@@ -5,7 +5,8 @@ use quietus_kvfree::Config;
 use quietus_slab::raw::{self, BlockNo};
 use std::sync::{Mutex, MutexGuard};
 
-/// One test of a binary at a time.
+/// One test of a binary at a time. (Where there are no restartable sequences, threads share a few slots, too, and one that finds them busy
+/// retires another way, which counts differently.)
 pub(crate) fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(|e| e.into_inner())

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 thread_local! {
     static JOB: Cell<*mut &mut dyn FnMut()> = const { Cell::new(std::ptr::null_mut()) };
@@ -42,6 +42,7 @@ pub(crate) fn in_handler<R>(job: impl FnOnce() -> R) -> R {
 }
 
 static HANDLER: AtomicUsize = AtomicUsize::new(0);
+static HANDLED: AtomicU64 = AtomicU64::new(0);
 
 extern "C" fn interrupt(_: libc::c_int) {
     let handler = HANDLER.load(SeqCst);
@@ -49,9 +50,11 @@ extern "C" fn interrupt(_: libc::c_int) {
         // SAFETY: stored from a `fn()`.
         unsafe { std::mem::transmute::<usize, fn()>(handler)() };
     }
+    HANDLED.fetch_add(1, SeqCst);
 }
 
-/// Runs `work` while another thread interrupts this one again and again with `handler`.
+/// Runs `work` while another thread interrupts this one again and again with `handler`: each time a moment after the handler's end, so
+/// that the work gets on however slow the machine is.
 pub(crate) fn interrupted(handler: fn(), work: impl FnOnce()) {
     struct Stop<'a>(&'a AtomicBool);
     impl Drop for Stop<'_> {
@@ -68,8 +71,12 @@ pub(crate) fn interrupted(handler: fn(), work: impl FnOnce()) {
         let done = &done;
         scope.spawn(move || {
             while !done.load(SeqCst) {
+                let before = HANDLED.load(SeqCst);
                 // SAFETY: the target waits for this thread's end.
                 unsafe { libc::pthread_kill(target, libc::SIGUSR2) };
+                while HANDLED.load(SeqCst) == before {
+                    std::thread::yield_now();
+                }
                 std::thread::sleep(std::time::Duration::from_micros(20));
             }
         });

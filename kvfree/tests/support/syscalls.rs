@@ -115,7 +115,7 @@ pub(crate) fn until_workers_sleep() {
         all
     };
     let mut before = look();
-    for _ in 0..5000 {
+    for _ in 0..30_000 {
         std::thread::sleep(Duration::from_millis(2));
         let now = look();
         if now == before && now.iter().all(|(state, _)| state.as_ref().is_some_and(|s| s.contains("sleeping"))) {

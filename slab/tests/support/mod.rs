@@ -1,6 +1,7 @@
 //! What the tests of the seeds share.
 #![allow(dead_code)]
 
+use std::sync::atomic::{AtomicPtr, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -36,12 +37,18 @@ pub(crate) fn worker_threads() -> usize {
     threads_named("quietus-slab")
 }
 
-/// Threads of this process with this name.
+/// Threads of this process with this name. (One that was joined is listed for a moment more, as one that is exiting.)
 #[cfg(target_os = "linux")]
 pub(crate) fn threads_named(wanted: &str) -> usize {
+    const EXITING: u64 = 4;
+    let is_wanted = |stat: String| -> Option<bool> {
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        let flags = rest.split_whitespace().nth(6)?.parse::<u64>().ok()?;
+        Some(name == wanted && flags & EXITING == 0)
+    };
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
-    names.filter(|name| name.trim() == wanted).count()
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    stats.filter_map(is_wanted).filter(|&wanted| wanted).count()
 }
 
 /// The CPUs that a thread (0: this one) may run on.
@@ -89,12 +96,25 @@ pub(crate) fn on_each(cpus: &[u32], f: impl Fn(u32) + Sync) {
     }
 }
 
-/// A timer that signals the thread that made it, and no other, until it goes.
+/// A timer that signals the thread that made it, and no other, once; the handler asks for the [`next_signal`]. There is one at a time.
 #[cfg(target_os = "linux")]
 pub(crate) struct Timer(libc::timer_t);
 
 #[cfg(target_os = "linux")]
-pub(crate) fn signal_me_every(signal: libc::c_int, nanoseconds: i64) -> Timer {
+static TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The next signal comes 50 µs from now. Called at the handler's end, so that the thread gets on however slow the machine is.
+#[cfg(target_os = "linux")]
+pub(crate) fn next_signal() {
+    let soon = libc::timespec { tv_sec: 0, tv_nsec: 50_000 };
+    let once = libc::itimerspec { it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 }, it_value: soon };
+    // SAFETY: made before the first call (after its end the kernel refuses its number); the structure lives through the call, which a
+    // handler may make.
+    unsafe { libc::timer_settime(TIMER.load(SeqCst), 0, &once, std::ptr::null_mut()) };
+}
+
+#[cfg(target_os = "linux")]
+pub(crate) fn signal_me(signal: libc::c_int) -> Timer {
     // SAFETY: all zero is valid for each of the structures, which are filled in and live through the calls.
     unsafe {
         let mut event: libc::sigevent = std::mem::zeroed();
@@ -103,9 +123,8 @@ pub(crate) fn signal_me_every(signal: libc::c_int, nanoseconds: i64) -> Timer {
         event.sigev_notify_thread_id = libc::syscall(libc::SYS_gettid) as libc::c_int;
         let mut timer: libc::timer_t = std::mem::zeroed();
         assert_eq!(libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer), 0);
-        let tick = libc::timespec { tv_sec: 0, tv_nsec: nanoseconds };
-        let every = libc::itimerspec { it_interval: tick, it_value: tick };
-        assert_eq!(libc::timer_settime(timer, 0, &every, std::ptr::null_mut()), 0);
+        TIMER.store(timer, SeqCst);
+        next_signal();
         Timer(timer)
     }
 }
