@@ -99,6 +99,7 @@ unsafe impl PageSource for Counting {
 fn free_slabs_decay() {
     let _alone = alone();
     stay();
+    reap(); // CPUs that the process may not run on go down with the first round, and free slabs with them
     let counts = || (COUNTING.purged.load(Relaxed) / SLAB_BYTES, COUNTING.unmapped.load(Relaxed));
     let cache: Cache<Big> = Cache::builder("decays").pages(&COUNTING).poison(true).build().unwrap();
     let fill = |slabs: usize| (0..8 * slabs).map(|i| cache.alloc([i as u64; 1024])).collect::<Vec<_>>();
