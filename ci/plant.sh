@@ -10,6 +10,8 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}/mutants" CARGO_INCREME
 # try COMMAND...: runs it in the copy, its output in $copy/log; the answer in $code.
 try() {
     code=0
+    # Building takes as long as it takes: it is no hang. What does not build says so again below.
+    [ "$1" != cargo ] || (cd "$copy" && "$@" --no-run) > "$copy/log" 2>&1 || true
     (cd "$copy" && timeout "${MUTANT_SECONDS:-300}" "$@") > "$copy/log" 2>&1 || code=$?
 }
 
