@@ -49,12 +49,12 @@ enum Readers {
 struct Running {
     /// Its number; 0: none is running.
     fenced: u64,
-    /// The slot that held it up last. Every slot before it on the list has been seen to be out of the way.
+    /// The slot that held it up last, or null. Every slot before it on the list has been seen to be out of the way.
     at: *const Slot,
     started: Option<Instant>,
 }
 
-// SAFETY: `at` points to a slot, which is Sync and lives as long as the engine that holds this value.
+// SAFETY: `at` is compared with addresses of slots, and never followed.
 unsafe impl Send for Running {}
 
 /// What is left to do after a guard has gone.
@@ -77,7 +77,7 @@ pub struct Counts {
     pub(crate) membarriers: u64,
     /// Heavy fences that the kernel refused.
     pub(crate) refusals: u64,
-    /// Slots on the list, claimed or vacant.
+    /// The most slots that were ever claimed together.
     pub(crate) slots: u64,
     /// From before the heavy fence to completion.
     pub(crate) p50: Option<Duration>,
@@ -304,17 +304,15 @@ impl Engine {
                 return false;
             }
         }
-        // The list is read after the fence: a thread that pushes its slot later sees the unlinks (I). The lock passes
-        // both numbers on, after the fence, to whoever continues the scan (H).
-        let first = self.registry.iter().next().map_or(ptr::null(), ptr::from_ref);
-        *running = Running { fenced: n, at: first, started };
+        // The scan reads the list, and the owners, after the fence: a thread that claims its slot later sees the unlinks (I). The lock
+        // passes the number on, after the fence, to whoever begins or continues the scan (H).
+        *running = Running { fenced: n, at: ptr::null(), started };
         true
     }
 
     /// Looks at the slots from where the last look stopped. `false`: the slot it stopped at is in the way.
     fn scan(&self, running: &mut Running) -> bool {
-        // SAFETY: (1) `at` came from this registry's iter, in `fence` or below.
-        for slot in unsafe { self.registry.iter_from(running.at) } {
+        for slot in self.registry.claimed_from(running.at) {
             // Acquire: pairs with the stores in leave (C), store_current (D, K) and give_back.
             let seq = slot.seq.load(Ordering::Acquire);
             if seq != 0 && seq < running.fenced {
@@ -362,7 +360,7 @@ impl Engine {
             membarriers: self.membarriers.load(Relaxed),
             // Relaxed: a statistic.
             refusals: self.refusals.load(Relaxed),
-            slots: self.registry.len(),
+            slots: self.registry.peak(),
             p50: self.latency.quantile(0.50),
             p99: self.latency.quantile(0.99),
             latency: self.latency.buckets(),
@@ -378,7 +376,7 @@ impl Engine {
 
     /// The slots whose sections are older than `cookie`: those that keep it from elapsing.
     pub(crate) fn holdouts(&self, cookie: u64) -> Vec<Holdout> {
-        self.registry.iter().filter_map(|slot| slot.holdout(cookie)).collect()
+        self.registry.holdouts(cookie)
     }
 
     /// Ends every section there is: the domain is going, and only leaked guards are left.

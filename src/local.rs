@@ -47,7 +47,7 @@ pub(crate) fn is_inside_any_global() -> bool {
 }
 
 /// Where `CURRENT` points when there is no slot to use without asking further: always inside, never on a list.
-static OUTSIDE: Slot = Slot::new(u64::MAX, 0);
+static OUTSIDE: Slot = Slot::new(u64::MAX);
 
 thread_local! {
     static CURRENT: Cell<&'static Slot> = const { Cell::new(&OUTSIDE) };
