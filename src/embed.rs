@@ -66,7 +66,7 @@ impl fmt::Debug for Participant {
 }
 
 impl Domain<Qsbr> {
-    /// Registers the calling thread once more, under a name for reports. Allocates at most one slot (128 bytes), which later participants use again. Sections do
+    /// Registers the calling thread once more, under a name for reports. Allocates at most a chunk of slots (half a KiB; where there are many readers up to 64), which later participants use again. Sections do
     /// not borrow the domain: what is read in one is safe only as long as the domain lives.
     pub fn participant(&self, name: Option<&str>) -> Participant {
         let source = self.source().clone();

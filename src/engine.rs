@@ -77,7 +77,7 @@ pub struct Counts {
     pub(crate) membarriers: u64,
     /// Heavy fences that the kernel refused.
     pub(crate) refusals: u64,
-    /// The most slots that were ever claimed together.
+    /// Slots that are claimed, or were once.
     pub(crate) slots: u64,
     /// From before the heavy fence to completion.
     pub(crate) p50: Option<Duration>,
@@ -360,7 +360,7 @@ impl Engine {
             membarriers: self.membarriers.load(Relaxed),
             // Relaxed: a statistic.
             refusals: self.refusals.load(Relaxed),
-            slots: self.registry.peak(),
+            slots: self.registry.used(),
             p50: self.latency.quantile(0.50),
             p99: self.latency.quantile(0.99),
             latency: self.latency.buckets(),

@@ -223,6 +223,10 @@ impl Reader {
         Online { reader: self }
     }
 
+    pub fn has_slot_of(&self, other: &Reader) -> bool {
+        std::ptr::eq(self.slot, other.slot)
+    }
+
     pub fn give_back(self) {
         self.engine.0.give_back(self.slot());
     }

@@ -40,6 +40,8 @@ pub(crate) struct Slot {
     /// How many guards are alive beside the first one, and [`EXITED`]. Written by the owner alone; atomic because a
     /// signal handler on the owner's thread may write in the middle of it. Always `Relaxed`.
     pub(crate) extra: AtomicU64,
+    /// How often the slot was claimed.
+    claims: stat::AtomicU64,
     tid: stat::AtomicU64,
     name: parking_lot::Mutex<Option<Box<str>>>,
 }
@@ -82,6 +84,7 @@ impl Slot {
             Slot {
                 seq: AtomicU64::new(seq),
                 extra: AtomicU64::new(0),
+                claims: stat::AtomicU64::new(0),
                 tid: stat::AtomicU64::new(0),
                 name: parking_lot::Mutex::new(None),
             }
@@ -159,8 +162,8 @@ pub(crate) struct Registry {
     slots: stat::AtomicU64,
     /// About how many of them somebody owns: a hint that spares a new thread the walk.
     claimed: stat::AtomicU64,
-    /// The most that were ever owned together.
-    peak: stat::AtomicU64,
+    /// How many of them have ever been claimed.
+    used: stat::AtomicU64,
 }
 
 impl Registry {
@@ -171,7 +174,7 @@ impl Registry {
                 head: AtomicPtr::new(ptr::null_mut()),
                 slots: stat::AtomicU64::new(0),
                 claimed: stat::AtomicU64::new(0),
-                peak: stat::AtomicU64::new(0),
+                used: stat::AtomicU64::new(0),
             }
         }
     }
@@ -187,9 +190,11 @@ impl Registry {
         let full = self.claimed.load(Relaxed) >= self.slots.load(Relaxed);
         let vacant = if full { None } else { self.claim_vacant(thread) };
         let slot = vacant.unwrap_or_else(|| self.push(thread));
-        // Relaxed: a hint, and a statistic.
-        let claimed = self.claimed.fetch_add(1, Relaxed) + 1;
-        self.peak.fetch_max(claimed, Relaxed);
+        // Relaxed: a hint, and two statistics.
+        self.claimed.fetch_add(1, Relaxed);
+        if slot.claims.fetch_add(1, Relaxed) == 0 {
+            self.used.fetch_add(1, Relaxed);
+        }
         slot.describe(name);
         membarrier::interrupt();
         // SeqCst: pairs with the fence in only_mine; a driver that misses this claim is seen by our first section (B).
@@ -260,16 +265,16 @@ impl Registry {
         })
     }
 
-    /// Whether the thread `me` is inside a section through any of its slots. Looks at all owners, 64 to a thousand of them in about 0.3 µs.
+    /// Whether the thread `me` is inside a section through any of its slots. Looks at all owners, eight to a cache line.
     pub(crate) fn is_inside(&self, me: u64) -> bool {
         // Relaxed: a thread looks for its own stores.
         self.iter().any(|(owner, slot)| owner.load(Ordering::Relaxed) == me && slot.is_inside())
     }
 
-    /// The most slots that were ever claimed together.
-    pub(crate) fn peak(&self) -> u64 {
+    /// How many slots are claimed, or were once.
+    pub(crate) fn used(&self) -> u64 {
         // Relaxed: a statistic.
-        self.peak.load(Relaxed)
+        self.used.load(Relaxed)
     }
 
     /// Who holds up number `n`.

@@ -246,6 +246,50 @@ fn registration_skip() {
     });
 }
 
+/// I: two threads register at once, where `idle` slots have an owner and `vacant` ones had one.
+fn two_register(bound: usize, idle: usize, vacant: usize) {
+    both(2, Some(bound), move || {
+        let world = World::new();
+        let mut idle: Vec<_> = (0..idle + vacant).map(|_| world.engine.slot()).collect();
+        idle.drain(..vacant).for_each(Reader::give_back);
+        let readers = [0, 1].map(|id| {
+            let (engine, link) = (world.engine.clone(), world.link.clone());
+            thread::spawn(move || {
+                cpu(id, || {
+                    let reader = engine.register();
+                    link.follow(&reader.enter());
+                    reader
+                })
+            })
+        });
+        world.unlink();
+        let cookie = world.engine.start();
+        if world.engine.advance(cookie) {
+            world.free();
+        }
+        let [first, second] = readers.map(|reader| reader.join().unwrap());
+        assert!(!first.has_slot_of(&second));
+    });
+}
+
+/// Each makes a chunk of one slot, and pushes it.
+#[test]
+fn registrations_at_once_two_chunks() {
+    two_register(2, 0, 0);
+}
+
+/// Each makes a chunk of two; the second finds room in the first one's.
+#[test]
+fn registrations_at_once_one_chunk() {
+    two_register(1, 2, 0);
+}
+
+/// Both want the slot that is vacant.
+#[test]
+fn registrations_at_once_one_slot() {
+    two_register(1, 1, 1);
+}
+
 /// J: one thread gives its slot up, another claims it.
 #[test]
 fn slot_reuse() {

@@ -90,7 +90,7 @@ impl Domain<Qsbr> {
 
     /// Registers the calling thread with this domain once more, and puts it online.
     ///
-    /// Allocates at most one slot (128 bytes), which later readers use again; never blocks.
+    /// Allocates at most a chunk of slots (half a KiB; where there are many readers up to 64), which later readers use again; never blocks.
     pub fn reader(&self) -> DomainReader<'_> {
         DomainReader::new(self.source())
     }

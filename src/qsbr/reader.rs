@@ -86,7 +86,7 @@ pub struct Reader(Registration<'static>);
 
 /// Registers the calling thread with the global qsbr domain once more, and puts it online.
 ///
-/// Allocates at most one slot (128 bytes), which later readers use again; never blocks. Not for signal handlers.
+/// Allocates at most a chunk of slots (half a KiB; where there are many readers up to 64), which later readers use again; never blocks. Not for signal handlers.
 pub fn reader() -> Reader {
     super::tell_of_forks();
     Reader(Registration::new(&GLOBAL, thread_name()))

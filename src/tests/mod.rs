@@ -6,6 +6,7 @@
 mod guards;
 mod pointers;
 mod process;
+mod registry;
 mod threads;
 mod torture;
 
