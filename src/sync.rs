@@ -12,7 +12,6 @@
 #[cfg(quietus_loom)]
 mod imp {
     pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
-    pub(crate) use loom::thread::yield_now;
 
     /// A try-lock with parking_lot's signatures. Not loom's own: that one makes a thread in `try_lock` wait for the
     /// holder, which may in turn wait for that thread to answer its heavy fence.
@@ -83,7 +82,6 @@ mod imp {
 mod imp {
     pub(crate) use parking_lot::Mutex;
     pub(crate) use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering, compiler_fence, fence};
-    pub(crate) use std::thread::yield_now;
 
     use std::cell::Cell;
 

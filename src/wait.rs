@@ -2,11 +2,17 @@
 //!
 //! Callers hand in a cookie, or nothing (then one is taken here, after whatever they have unlinked). The wait itself is
 //! [`Engine::advance`] again and again: at first at once, because one membarrier and a look at the slots is usually all
-//! there is to it, then after a few pauses, then after giving up the processor, then after sleeps of up to a
-//! millisecond. Waiters that come together share grace periods: one drives, the others find their number completed.
+//! there is to it, then after a few pauses, then after naps, from 10 µs up to a millisecond. Waiters that come together share
+//! grace periods: one drives, the others find their number completed.
+//!
+//! The processor is not merely offered to others (`sched_yield`): whoever yields has to wait until the others' time is over, some
+//! milliseconds, while the reader that is awaited has usually been out of the way after its first microsecond; whoever sleeps comes
+//! back before those that run. No reader wakes a waiter, since for that it would have to look whether there is one.
 //!
 //! A thread must not wait inside a section of the same engine, since it would wait for itself; that is refused in every
 //! build.
+//!
+//! Unsafe for one system call, which sets the calling thread's timer slack for the time of a short nap.
 
 use crate::engine::Engine;
 use std::fmt;
@@ -92,11 +98,9 @@ struct Backoff {
 }
 
 impl Backoff {
-    /// Up to 2⁵ pauses at once, 63 in all: about a microsecond, more than a usual section takes.
-    const SPINS: u32 = 6;
-    /// After those: times that the processor is offered to whoever holds things up.
-    const YIELDS: u32 = 16;
-    const SHORTEST: Duration = Duration::from_micros(50);
+    /// Up to 2⁶ pauses at once, 127 in all: a few microseconds, more than a usual section takes.
+    const SPINS: u32 = 7;
+    const SHORTEST: Duration = Duration::from_micros(10);
     const LONGEST: Duration = Duration::from_millis(1);
 
     fn new() -> Backoff {
@@ -104,7 +108,7 @@ impl Backoff {
     }
 
     fn has_slept(&self) -> bool {
-        self.step > Self::SPINS + Self::YIELDS
+        self.step > Self::SPINS
     }
 
     fn snooze(&mut self, limit: Duration) {
@@ -112,12 +116,36 @@ impl Backoff {
             for _ in 0..1 << self.step {
                 std::hint::spin_loop();
             }
-        } else if self.step < Self::SPINS + Self::YIELDS {
-            crate::sync::yield_now();
         } else {
-            let doublings = (self.step - Self::SPINS - Self::YIELDS).min(5);
-            std::thread::sleep((Self::SHORTEST * (1 << doublings)).min(Self::LONGEST).min(limit));
+            let doublings = (self.step - Self::SPINS).min(7);
+            nap((Self::SHORTEST * (1 << doublings)).min(Self::LONGEST).min(limit));
         }
         self.step = self.step.saturating_add(1);
     }
+}
+
+/// Sleeps for `time`. What the kernel may add so as to wake several threads at once, the thread's *timer slack*, 50 µs unless
+/// somebody has changed it, is cut for a nap that is shorter than that, and then put back.
+#[cfg(all(target_os = "linux", not(miri)))]
+fn nap(time: Duration) {
+    /// The slack is asked for by the system call itself: the C function returns an `int`, and it may be longer than that.
+    fn prctl(option: libc::c_int, argument: libc::c_long) -> libc::c_long {
+        // SAFETY: both options touch no memory of ours, and change at most the calling thread's timers.
+        unsafe { libc::syscall(libc::SYS_prctl, libc::c_long::from(option), argument, 0, 0, 0) }
+    }
+    // -1 where it is not allowed; 0 for a thread of a real-time class, which has none.
+    let slack = prctl(libc::PR_GET_TIMERSLACK, 0);
+    let cut = u128::try_from(slack).is_ok_and(|slack| time.as_nanos() < slack);
+    if cut {
+        prctl(libc::PR_SET_TIMERSLACK, 1);
+    }
+    std::thread::sleep(time);
+    if cut {
+        prctl(libc::PR_SET_TIMERSLACK, slack);
+    }
+}
+
+#[cfg(not(all(target_os = "linux", not(miri))))]
+fn nap(time: Duration) {
+    std::thread::sleep(time);
 }

@@ -241,3 +241,42 @@ fn r_1_times_may_be_as_long_as_there_are() {
         assert!(!text.contains("panicked"), "{text}");
     }
 }
+
+/// How often a thread of this process has gone to sleep.
+#[cfg(all(target_os = "linux", not(miri)))]
+fn sleeps(tid: libc::c_long) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/self/task/{tid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+    line.trim().parse().unwrap()
+}
+
+#[test]
+#[cfg(all(target_os = "linux", not(miri)))]
+fn r_1_a_waiting_thread_sleeps_and_keeps_its_timer_slack() {
+    // More than an `int` holds.
+    const SLACK: libc::c_long = 5_000_000_000;
+    fn prctl(option: libc::c_int, argument: libc::c_long) -> libc::c_long {
+        // SAFETY: the two options below touch no memory, and change this thread's timers at most.
+        unsafe { libc::syscall(libc::SYS_prctl, libc::c_long::from(option), argument, 0, 0, 0) }
+    }
+    let domain = Domain::builder().workers(false).build();
+    std::thread::scope(|scope| {
+        let sleeper = Sleeper::new(scope, &domain);
+        let (tell, told) = std::sync::mpsc::channel();
+        let waiter = scope.spawn({
+            let domain = &domain;
+            move || {
+                assert_eq!(prctl(libc::PR_SET_TIMERSLACK, SLACK), 0);
+                // SAFETY: gettid takes nothing and cannot fail.
+                tell.send(unsafe { libc::syscall(libc::SYS_gettid) }).unwrap();
+                domain.synchronize();
+                prctl(libc::PR_GET_TIMERSLACK, 0)
+            }
+        });
+        let tid = told.recv().unwrap();
+        let before = sleeps(tid);
+        until("it sleeps again and again", || sleeps(tid) >= before + 12);
+        drop(sleeper);
+        assert_eq!(waiter.join().unwrap(), SLACK);
+    });
+}
