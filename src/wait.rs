@@ -126,6 +126,7 @@ impl Backoff {
 
 /// Sleeps for `time`. What the kernel may add so as to wake several threads at once, the thread's *timer slack*, 50 µs unless
 /// somebody has changed it, is cut for a nap that is shorter than that, and then put back.
+#[cold]
 #[cfg(all(target_os = "linux", not(miri)))]
 fn nap(time: Duration) {
     /// The slack is asked for by the system call itself: the C function returns an `int`, and it may be longer than that.
