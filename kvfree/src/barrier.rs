@@ -60,7 +60,7 @@ impl<G: GracePeriods> Shared<G> {
         let calls = self.counters.calls_run.get_acquire();
         let nothing = !self.any_open() && {
             let _queue = self.queue.lock();
-            self.counters.waiting_objects.get() == 0
+            self.counters.waiting_objects() == 0
         };
         nothing && self.counters.calls_run.get_acquire() == calls
     }

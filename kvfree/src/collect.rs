@@ -15,7 +15,7 @@ use crate::grace::{Cookie, GracePeriods};
 use crate::head::{Callback, RcuHead};
 use crate::lane::{self, CALL, Kind, LARGE, Lane, MIXED};
 use crate::queue::{Queue, Want, measure};
-use crate::reclaim;
+use crate::reclaim::{self, Share};
 use crate::shared::Shared;
 use crate::sync::{Held, Ordering::Relaxed, thread};
 use quietus_slab::raw::{self, BlockNo, Site, Word, pack, sites, unpack};
@@ -244,6 +244,7 @@ impl<G: GracePeriods> Shared<G> {
         if quietus_slab::raw::held() {
             return; // in a signal handler that interrupted the allocator, which the reclaiming below would call
         }
+        let ahead = self.push_ahead();
         let mut queue = match self.try_queue() {
             Some(queue) => queue,
             None if self.waits() => self.lock_queue(),
@@ -272,13 +273,14 @@ impl<G: GracePeriods> Shared<G> {
         // The cookie after the detaching (S).
         let cookie = self.gp.start();
         let calls = self.enqueue(&mut queue, closed, cookie);
+        let (want, many) = (self.helps_with(), self.counters.waiting_bytes() >= self.batch_bytes());
+        let share = self.share(&mut queue, want);
         drop(queue);
         // Destructors wait for the worker, which comes by itself within the age limit, or is woken when there are many.
-        let many = self.counters.waiting_bytes.get() >= self.batch_bytes();
         if std::mem::take(wake) | (calls && many && !self.config.help_with_destructors) {
             self.wake();
         }
-        self.help();
+        self.help(share, want, ahead);
         self.find_room();
     }
 
@@ -306,36 +308,46 @@ impl<G: GracePeriods> Shared<G> {
 
     /// Queues a detached chain and counts it. True: it holds user code, which only a worker runs.
     pub(crate) fn enqueue(&self, queue: &mut Queue, chain: BlockNo, cookie: Cookie) -> bool {
-        let size = measure(chain);
         let c = &self.counters;
-        c.batches.add(1);
-        c.queued_objects.add(size.objects);
-        c.queued_bytes.add(size.bytes);
-        c.waiting_objects.add(size.objects);
-        c.waiting_bytes.add(size.bytes);
+        c.queued(measure(chain));
         let calls = runs_user_code(chain);
         queue.push(chain, cookie, calls);
-        let waiting = c.waiting_bytes.get();
+        // Relaxed: a hint, for `push_ahead`.
+        self.youngest.store(cookie.0, Relaxed);
+        let waiting = c.waiting_bytes();
         if waiting > c.peak_bytes.get() {
             c.peak_bytes.max(waiting + self.open_size().bytes);
         }
         calls
     }
 
+    /// What a retirer reclaims: no user code, unless that was asked for.
+    fn helps_with(&self) -> Want {
+        if self.config.help_with_destructors && !reclaim::in_any_call() { Want::All } else { Want::Plain }
+    }
+
+    /// Inside a section, before a further chain has its cookie: pushes the grace period of all that is queued, if that costs next to nothing. A
+    /// section as short as most are has begun after those cookies, and does not hold it up; one that begins later would wait for
+    /// this very section. True: all that is queued has elapsed.
+    fn push_ahead(&self) -> bool {
+        // Relaxed: a hint; any cookie may be asked about.
+        let youngest = Cookie(self.youngest.load(Relaxed));
+        self.gp.inside() == Some(true) && self.gp.is_cheap() && self.gp.advance(youngest)
+    }
+
     /// The retirer's share of the work: reclaim what has elapsed; from `batch_bytes` on push the grace period; above the budget
-    /// also give way, a bounded number of times. Runs no user code, unless that was asked for.
-    fn help(&self) {
-        let want = if self.config.help_with_destructors && !reclaim::in_any_call() { Want::All } else { Want::Plain };
-        let oldest = self.reclaim_some(want);
-        let Some(oldest) = oldest else { return };
-        if self.counters.waiting_bytes.get() < self.batch_bytes() && !self.gp.is_cheap() {
+    /// also give way, a bounded number of times. `ahead`: what [`push_ahead`](Self::push_ahead) has said.
+    fn help(&self, share: Share, want: Want, ahead: bool) {
+        let Some(oldest) = self.reclaim_share(share, want) else { return };
+        let waiting = self.counters.waiting_bytes();
+        if waiting < self.batch_bytes() && (ahead || !self.gp.is_cheap()) {
             return;
         }
         if self.gp.advance(oldest) {
             self.reclaim_some(want);
         }
         let mut left = self.patience();
-        while self.counters.waiting_bytes.get() > self.config.budget as u64 && left > 0 {
+        while self.counters.waiting_bytes() > self.config.budget as u64 && left > 0 {
             left -= 1;
             self.counters.yields.add(1);
             thread::yield_now();

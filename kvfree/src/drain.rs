@@ -7,9 +7,9 @@
 
 use crate::grace::GracePeriods;
 use crate::lane::{Kind, Lane, MIXED};
-use crate::queue::{Size, measure};
+use crate::queue::measure;
 use crate::shared::Shared;
-use crate::stats::{LaneName, LaneStats};
+use crate::stats::{LaneName, LaneStats, Size};
 use crate::sync::Ordering::Relaxed;
 use quietus_slab::raw::{self, BlockNo, Word, unpack};
 use std::collections::BTreeMap;

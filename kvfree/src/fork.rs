@@ -15,6 +15,7 @@ use crate::grace::GracePeriods;
 use crate::live::{self, Keeper, Thaw};
 use crate::reclaim;
 use crate::shared::Shared;
+use crate::stats::Size;
 use crate::sync::{Instant, thread};
 use std::cell::RefCell;
 use std::mem::ManuallyDrop;
@@ -96,9 +97,12 @@ impl<G: GracePeriods> Shared<G> {
     fn settle_in_child(&self) {
         self.running.forget();
         let (size, c) = (self.lock_queue().size(), &self.counters);
-        c.leaked.add(c.waiting_objects.get().saturating_sub(size.objects));
-        c.waiting_objects.set(size.objects);
-        c.waiting_bytes.set(size.bytes);
+        let lost = Size {
+            objects: c.waiting_objects().saturating_sub(size.objects),
+            bytes: c.waiting_bytes().saturating_sub(size.bytes),
+        };
+        c.forsaken(lost);
+        c.finished(lost);
     }
 
     /// The worker is gone, unless it is the thread that has forked. The next who needs it starts another.

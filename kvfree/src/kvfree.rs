@@ -277,15 +277,15 @@ impl<G: GracePeriods> Kvfree<G> {
     pub fn stats(&self) -> Stats {
         let s = &self.shared;
         let c = &s.counters;
-        let open = s.open_size();
+        let (open, reclaimed) = (s.open_size(), c.reclaimed());
         Stats {
-            pending_objects: c.waiting_objects.get() + c.overflow_objects.get() + c.stray_objects.get() + open.objects,
+            pending_objects: c.waiting_objects() + c.overflow_objects.get() + c.stray_objects.get() + open.objects,
             pending_bytes: s.queued_bytes() + c.stray_bytes.get() + open.bytes,
             oldest: s.queue.try_lock().and_then(|queue| queue.oldest_age()),
             peak_pending_bytes: c.peak_bytes.get(),
             queued_objects: c.queued_objects.get(),
-            reclaimed_objects: c.reclaimed_objects.get(),
-            reclaimed_bytes: c.reclaimed_bytes.get(),
+            reclaimed_objects: reclaimed.objects,
+            reclaimed_bytes: reclaimed.bytes,
             batches: c.batches.get(),
             drains: c.drains.get(),
             strays: c.strays.get(),

@@ -29,7 +29,7 @@
 // The modules in path order; each uses only those above it (but the stages are verbs on one `Shared`, and call each other):
 //
 // `sync` (primitives) → `event` (tracing), `period` (a clock), `gauge` (the system's memory), `live` (all of them) → `grace` (what is asked of RCU), `head` (two words in an object) →
-// `lane` (which open block) → `reserve` (empty blocks) → `queue` (batches and cookies) → `plane`, `deferred`, `linked` (what has no block),
+// `lane` (which open block) → `reserve` (empty blocks) → `ages`, `queue` (batches and cookies) → `plane`, `deferred`, `linked` (what has no block),
 // `check` (retired twice?) → `sweep` → `shared` → `collect` (1: into the open block; full ones are closed) → `resort` (no block at hand) →
 // `drain` (3: blocks taken back by age) → `reclaim` (4: elapsed → free) → `throttle` (room) → `crew`, `worker` → `barrier` → `pressure` → `fork` →
 // `kvfree`, `turn`, `constrained`, `stable` (the doors).
@@ -43,6 +43,7 @@ mod head;
 mod stats;
 mod lane;
 mod reserve;
+mod ages;
 mod queue;
 mod plane;
 mod deferred;

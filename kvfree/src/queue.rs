@@ -11,10 +11,12 @@
 //! Everything but the end of a reclaim is under the lock; that is a Release store to `running`, read with Acquire by a barrier
 //! under the lock, so that a retirer who helps never waits for the lock. Pair **S**: a pointer's last commit into its block, then the detaching, then the cookie.
 
+use crate::ages::Ages;
 use crate::grace::Cookie;
 use crate::lane::{Kind, Lane, MIXED, lane_of};
+use crate::stats::Size;
 use crate::sync::{
-    AtomicU64, Instant,
+    AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 use quietus_slab::raw::BlockNo;
@@ -33,47 +35,6 @@ pub(crate) struct Queue {
     ages: Ages,
     /// The process is about to fork: nothing is taken.
     pub(crate) still: bool,
-}
-
-/// When some of the batches were queued, about a sixteenth of the oldest's age apart from each other.
-struct Ages([Option<(u64, Instant)>; AGES]);
-
-const AGES: usize = 32;
-
-impl Ages {
-    /// Batch `number` is queued now; `oldest` is the oldest that is.
-    fn note(&mut self, number: u64, oldest: u64, now: Instant) {
-        if number == oldest {
-            self.0 = [None; AGES];
-        }
-        // Of those that are not queued any more only the youngest says something: when the oldest came at the earliest.
-        let gone = self.0.iter().flatten().filter(|age| age.0 <= oldest).count();
-        if gone > 1 {
-            self.0.rotate_left(gone - 1);
-            self.0[AGES - gone + 1..].fill(None);
-        }
-        let used = self.0.iter().flatten().count();
-        let span = self.0[0].map_or(Duration::ZERO, |(_, first)| now - first);
-        if used > 0
-            && self.0[used - 1].is_some_and(|(_, last)| now - last < (span / 16).max(Duration::from_micros(100)))
-        {
-            return;
-        }
-        if used == AGES {
-            // Every second one: the span has doubled since they were noted.
-            for i in 0..AGES / 2 {
-                self.0[i] = self.0[2 * i];
-            }
-            self.0[AGES / 2..].fill(None);
-        }
-        let place = self.0.iter().position(Option::is_none).expect("one is free");
-        self.0[place] = Some((number, now));
-    }
-
-    /// When a batch was queued: or a little before, when the one noted last before it was.
-    fn since(&self, number: u64) -> Option<Instant> {
-        self.0.iter().flatten().rfind(|age| age.0 <= number).map(|age| age.1)
-    }
 }
 
 /// The batches being reclaimed, each as its number and, in the lowest 16 bits, its lane; 0: free place.
@@ -117,13 +78,6 @@ pub(crate) struct Batch {
     place: usize,
 }
 
-/// Size of a chain.
-#[derive(Default, Clone, Copy)]
-pub(crate) struct Size {
-    pub(crate) objects: u64,
-    pub(crate) bytes: u64,
-}
-
 /// Objects and bytes in a chain that the caller owns.
 pub(crate) fn measure(mut b: BlockNo) -> Size {
     let mut size = Size::default();
@@ -137,7 +91,7 @@ pub(crate) fn measure(mut b: BlockNo) -> Size {
 
 impl Queue {
     pub(crate) const fn new() -> Self {
-        Queue { plain: EMPTY, calls: EMPTY, many_calls: 0, last: 0, ages: Ages([None; AGES]), still: false }
+        Queue { plain: EMPTY, calls: EMPTY, many_calls: 0, last: 0, ages: Ages::new(), still: false }
     }
 
     /// Appends a chain that was detached before `cookie` was taken. All its blocks are of one lane.
@@ -160,7 +114,7 @@ impl Queue {
         let heads = [self.plain.head, self.calls.head].into_iter().filter(|b| b.is_some());
         // Relaxed: as above.
         let oldest = heads.map(|b| b.block().opened.load(Relaxed)).min().unwrap_or(self.last);
-        self.ages.note(self.last, oldest, Instant::now());
+        self.ages.note(self.last, oldest);
     }
 
     /// Cookie of the oldest batch.
@@ -209,7 +163,7 @@ impl Queue {
         let heads = [self.plain.head, self.calls.head].into_iter().filter(|b| b.is_some());
         // Relaxed: queued blocks are the queue's, under its lock (S).
         let oldest = heads.map(|b| b.block().opened.load(Relaxed)).min()?;
-        Some(self.ages.since(oldest)?.elapsed())
+        self.ages.age(oldest)
     }
 
     /// Number of the youngest batch.
@@ -219,8 +173,6 @@ impl Queue {
 
     /// Takes the oldest wanted batch for which `elapsed` holds. It counts as running until [`Running::finished`].
     pub(crate) fn take(&mut self, running: &Running, want: Want, elapsed: impl Fn(Cookie) -> bool) -> Option<Batch> {
-        // Acquire: pairs with `finished`; whoever takes the lock later, a barrier for one, gets it from us.
-        let place = running.0.iter().position(|n| n.load(Acquire) == 0).filter(|_| !self.still)?;
         let ready = |f: &Fifo| f.find(want).filter(|&(_, b)| elapsed(cookie_of(b)));
         let calls = if want == Want::Plain { None } else { ready(&self.calls) };
         let (calls, (before, first)) = match (ready(&self.plain), calls) {
@@ -229,6 +181,8 @@ impl Queue {
             (None, Some(c)) => (true, c),
             (None, None) => return None,
         };
+        // Acquire: pairs with `finished`; whoever takes the lock later, a barrier for one, gets it from us.
+        let place = running.0.iter().position(|n| n.load(Acquire) == 0).filter(|_| !self.still)?;
         self.many_calls -= u32::from(calls);
         let fifo = if calls { &mut self.calls } else { &mut self.plain };
         fifo.remove(before, first);
@@ -309,29 +263,5 @@ impl Running {
     pub(crate) fn finished(&self, batch: &Batch) {
         // Release: pairs with the Acquire in `done`.
         self.0[batch.place].store(0, Release);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// By a clock of our own, while nothing is freed and while everything is.
-    #[test]
-    fn ages_are_right_to_an_eighth() {
-        let (mut ages, start) = (Ages([None; AGES]), Instant::now());
-        let at = |n: u64| start + Duration::from_millis(n);
-        for n in 1..=100_000 {
-            ages.note(n, 1, at(n));
-        }
-        assert_eq!(ages.since(1), Some(at(1)));
-        for n in (1..=100_000).step_by(997) {
-            let since = ages.since(n).unwrap();
-            assert!(since <= at(n) && at(n) - since <= Duration::from_millis(100_000 / 8), "{n}");
-        }
-        for n in 100_001..200_000 {
-            ages.note(n, n, at(n));
-            assert_eq!(ages.since(n), Some(at(n)), "the queue was empty before");
-        }
     }
 }

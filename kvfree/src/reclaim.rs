@@ -10,8 +10,9 @@
 use crate::check;
 use crate::grace::{Cookie, GracePeriods};
 use crate::lane::Kind;
-use crate::queue::{Batch, Size, Want, measure};
+use crate::queue::{Batch, Queue, Want, measure};
 use crate::shared::Shared;
+use crate::stats::Size;
 use crate::sync::{self, Instant};
 use crate::worker;
 use quietus_slab::raw::{self, BlockNo};
@@ -43,6 +44,9 @@ const AHEAD: usize = 6;
 /// A mixed batch costs about as much as so many whole-block ones.
 const MIXED_COST: u32 = 8;
 
+/// What a helper has found in the queue: a batch that it has taken, and the cookie of the oldest one that is left, wanted or not.
+pub(crate) type Share = (Option<Batch>, Option<Cookie>);
+
 /// A deferred function: what the second word of a pair is.
 pub(crate) type Function = unsafe fn(*mut u8);
 
@@ -67,18 +71,33 @@ impl<G: GracePeriods> Shared<G> {
     /// A bounded number of elapsed batches that are wanted, oldest first. Returns the cookie of the oldest batch that is
     /// left, wanted or not, elapsed or not; `None`: none is left, or somebody else has the queue.
     pub(crate) fn reclaim_some(&self, want: Want) -> Option<Cookie> {
+        let mut queue = self.queue.try_lock()?;
+        let share = self.share(&mut queue, want);
+        drop(queue);
+        self.reclaim_share(share, want)
+    }
+
+    /// Takes the first of these batches, for a helper that has the queue and lets it go now.
+    #[inline]
+    pub(crate) fn share(&self, queue: &mut Queue, want: Want) -> Share {
+        let batch = queue.take(&self.running, want, |c| self.gp.poll(c));
+        self.counters.helped.add_queued(u64::from(batch.is_some()));
+        (batch, queue.oldest())
+    }
+
+    /// [`reclaim_some`](Self::reclaim_some), the first look at the queue done. Looks again only while something that has elapsed is left.
+    #[inline]
+    pub(crate) fn reclaim_share(&self, (mut batch, mut oldest): Share, want: Want) -> Option<Cookie> {
         let mut budget = HELP_BATCHES;
-        loop {
-            let mut queue = self.queue.try_lock()?;
-            let Some(batch) = (budget > 0).then(|| queue.take(&self.running, want, |c| self.gp.poll(c))).flatten()
-            else {
-                return queue.oldest();
-            };
-            drop(queue);
-            budget = budget.saturating_sub(if Kind::of(batch.first) == Kind::Same { 1 } else { MIXED_COST });
-            self.counters.helped.add(1);
-            self.reclaim(batch);
+        while let Some(taken) = batch {
+            budget = budget.saturating_sub(if Kind::of(taken.first) == Kind::Same { 1 } else { MIXED_COST });
+            self.reclaim(taken);
+            if budget == 0 || !oldest.is_some_and(|cookie| self.gp.poll(cookie)) {
+                break;
+            }
+            (batch, oldest) = self.share(&mut *self.queue.try_lock()?, want);
         }
+        oldest
     }
 
     /// Every elapsed batch up to the one that is the youngest now, calls included: others may go on queueing faster than this
@@ -113,7 +132,7 @@ impl<G: GracePeriods> Shared<G> {
     pub(crate) fn help_dry(&self) -> bool {
         let before = self.counters.helped.get();
         if let Some(oldest) = self.reclaim_some(Want::Plain) {
-            let enough = self.counters.waiting_bytes.get() >= self.batch_bytes() / 2;
+            let enough = self.counters.waiting_bytes() >= self.batch_bytes() / 2;
             if self.counters.helped.get() == before && enough && self.gp.advance(oldest) {
                 self.reclaim_some(Want::Plain);
             }
@@ -126,8 +145,7 @@ impl<G: GracePeriods> Shared<G> {
         struct Done<'s, G: GracePeriods>(&'s Shared<G>, Batch, Size);
         impl<G: GracePeriods> Drop for Done<'_, G> {
             fn drop(&mut self) {
-                self.0.counters.waiting_objects.sub(self.2.objects);
-                self.0.counters.waiting_bytes.sub(self.2.bytes);
+                self.0.counters.finished(self.2);
                 self.0.running.finished(&self.1);
             }
         }
@@ -145,10 +163,8 @@ impl<G: GracePeriods> Shared<G> {
                 self.free_block(b);
                 b = next;
             }
-            self.counters.reclaimed_objects.add(size.objects);
-            self.counters.reclaimed_bytes.add(size.bytes);
         } else {
-            self.counters.leaked.add(size.objects);
+            self.counters.forsaken(size);
             self.report_taken_back(batch.cookie, size.objects);
         }
     }
@@ -194,7 +210,7 @@ impl<G: GracePeriods> Shared<G> {
                     // SAFETY: the contract of `Kvfree::call`: it may be called once on the pointer, after a grace period.
                     unsafe { function(words[2 * i]) }
                 });
-                self.counters.leaked.add((pairs - done) as u64);
+                self.note_unrun((pairs - done) as u64);
                 self.reserve.put(b);
             }
         }
@@ -214,8 +230,15 @@ impl<G: GracePeriods> Shared<G> {
         let drop = unsafe { std::mem::transmute::<*mut (), Function>(dropper) };
         // SAFETY: the lane of a cache with a dropper takes objects of its type that are to be dropped, each once.
         let done = self.run_each(objects.len(), |i| unsafe { drop(objects[i]) });
-        self.counters.leaked.add((objects.len() - done) as u64);
+        self.note_unrun((objects.len() - done) as u64);
         done == objects.len()
+    }
+
+    /// So many of a block's values were given up.
+    fn note_unrun(&self, n: u64) {
+        if n > 0 {
+            self.counters.leaked.add(n);
+        }
     }
 
     /// Runs one deferred function or destructor, as [`run_each`](Self::run_each) does. False: it was not run.

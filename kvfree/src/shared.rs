@@ -87,6 +87,8 @@ pub(crate) struct Shared<G> {
     pub(crate) reserve: Reserve,
     pub(crate) queue: Lock<Queue>,
     pub(crate) running: Running,
+    /// Cookie of the batch that was queued last.
+    pub(crate) youngest: AtomicU64,
     pub(crate) overflow: Overflow,
     pub(crate) counters: Counters,
     /// Blocks holding one pointer each, retired where no open block could be used.
@@ -126,6 +128,7 @@ impl<G: GracePeriods> Shared<G> {
             config,
             queue: Lock::new(Queue::new()),
             running: Running::default(),
+            youngest: AtomicU64::new(0),
             overflow: Overflow::new(),
             counters: Counters::default(),
             strays: quietus_slab::raw::Stack::new(),
@@ -184,6 +187,6 @@ impl<G: GracePeriods> Shared<G> {
 
     /// Bytes that are retired and not free, as far as they have left the open blocks.
     pub(crate) fn queued_bytes(&self) -> u64 {
-        self.counters.waiting_bytes.get() + self.counters.overflow_bytes.get()
+        self.counters.waiting_bytes() + self.counters.overflow_bytes.get()
     }
 }

@@ -14,7 +14,11 @@ impl Count {
     pub(crate) fn add(&self, n: u64) {
         self.0.fetch_add(n, Relaxed);
     }
-    /// The one count that orders something: see `barrier`.
+    /// [`add`](Self::add) to a count that changes only under the queue's lock, which the caller holds: no locked addition.
+    pub(crate) fn add_queued(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed) + n, Relaxed);
+    }
+    /// Of the few counts that order something: see `barrier`, and [`Counters::waiting_objects`].
     pub(crate) fn add_release(&self, n: u64) {
         // Release: pairs with `get_acquire`.
         self.0.fetch_add(n, Release);
@@ -41,12 +45,18 @@ impl Count {
 
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
+    /// What was ever queued. Under the queue's lock; so is `batches`, and `helped`.
     pub(crate) queued_objects: Count,
     pub(crate) queued_bytes: Count,
-    pub(crate) reclaimed_objects: Count,
-    pub(crate) reclaimed_bytes: Count,
-    pub(crate) waiting_objects: Count,
-    pub(crate) waiting_bytes: Count,
+    /// Of these, what is dealt with, one way or another.
+    pub(crate) finished_objects: Count,
+    pub(crate) finished_bytes: Count,
+    /// Of these, what was given up whole.
+    pub(crate) forsaken_objects: Count,
+    pub(crate) forsaken_bytes: Count,
+    /// What was freed without ever having been in a block.
+    pub(crate) swept_objects: Count,
+    pub(crate) swept_bytes: Count,
     /// Objects without a block: bits and lists.
     pub(crate) overflow_objects: Count,
     pub(crate) overflow_bytes: Count,
@@ -83,6 +93,51 @@ pub(crate) struct Counters {
     pub(crate) pressure_errors: Count,
 }
 
+impl Counters {
+    /// A chain is queued.
+    pub(crate) fn queued(&self, size: Size) {
+        self.batches.add_queued(1);
+        self.queued_objects.add_queued(size.objects);
+        self.queued_bytes.add_queued(size.bytes);
+    }
+    /// It is dealt with.
+    pub(crate) fn finished(&self, size: Size) {
+        self.finished_objects.add_release(size.objects);
+        self.finished_bytes.add_release(size.bytes);
+    }
+    /// It was not freed, and will not be.
+    pub(crate) fn forsaken(&self, size: Size) {
+        self.forsaken_objects.add(size.objects);
+        self.forsaken_bytes.add(size.bytes);
+        self.leaked.add(size.objects);
+    }
+    /// Queued, and not dealt with yet. Never less than it is: what was finished is looked at first, and was queued before.
+    pub(crate) fn waiting_objects(&self) -> u64 {
+        let finished = self.finished_objects.get_acquire();
+        self.queued_objects.get() - finished
+    }
+    /// The bytes of that.
+    pub(crate) fn waiting_bytes(&self) -> u64 {
+        let finished = self.finished_bytes.get_acquire();
+        self.queued_bytes.get() - finished
+    }
+    /// Freed, with a block or without.
+    pub(crate) fn reclaimed(&self) -> Size {
+        let less = |all: &Count, less: &Count| all.get().saturating_sub(less.get());
+        Size {
+            objects: less(&self.finished_objects, &self.forsaken_objects) + self.swept_objects.get(),
+            bytes: less(&self.finished_bytes, &self.forsaken_bytes) + self.swept_bytes.get(),
+        }
+    }
+}
+
+/// Size of a chain.
+#[derive(Default, Clone, Copy)]
+pub(crate) struct Size {
+    pub(crate) objects: u64,
+    pub(crate) bytes: u64,
+}
+
 /// What is pending, and what has happened.
 #[derive(Debug, Default, Clone)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -92,8 +147,8 @@ pub struct Stats {
     pub pending_objects: u64,
     /// Their bytes (what the objects occupy themselves; at most 64 MiB counted for each).
     pub pending_bytes: u64,
-    /// How long the oldest batch has been waiting for its grace period, or for the worker, at the most: right to a sixteenth while nothing
-    /// is freed. `None`: none is queued, or somebody is busy with the queue.
+    /// How long the oldest batch has been waiting for its grace period, or for the worker, at the most: right to a sixteenth and a tick of
+    /// the system's coarse clock (10 ms at most) while nothing is freed. `None`: none is queued, or somebody is busy with the queue.
     pub oldest: Option<Duration>,
     /// Most bytes that were pending at any time a batch was queued, open blocks included.
     pub peak_pending_bytes: u64,

@@ -116,8 +116,8 @@ impl<G: GracePeriods> Shared<G> {
             c.overflow_objects.sub(objects);
             c.overflow_bytes.sub(bytes);
             if freed {
-                c.reclaimed_objects.add(objects);
-                c.reclaimed_bytes.add(bytes);
+                c.swept_objects.add(objects);
+                c.swept_bytes.add(bytes);
             } else {
                 c.leaked.add(objects);
                 leaked += objects;

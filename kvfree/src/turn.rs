@@ -60,7 +60,7 @@ impl<G: GracePeriods> Kvfree<G> {
             s.reclaim_some(Want::All);
         }
         let mut left = YIELDS;
-        while s.counters.waiting_bytes.get() > s.config.budget as u64 && left > 0 {
+        while s.counters.waiting_bytes() > s.config.budget as u64 && left > 0 {
             left -= 1;
             s.counters.yields.add(1);
             thread::yield_now();

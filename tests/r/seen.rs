@@ -75,7 +75,8 @@ fn r_8_the_oldest_batch_has_its_age() {
     domain.defer(|| ());
     domain.flush();
     let age = domain.stats().kvfree.oldest.expect("queued");
-    assert!(age <= before.elapsed(), "{age:?}");
+    // A tick of the clock by which batches are noted.
+    assert!(age <= before.elapsed() + Duration::from_millis(10), "{age:?}");
     drop(guard);
 }
 
