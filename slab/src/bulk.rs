@@ -1,16 +1,22 @@
-//! Many objects at once: frees grouped by cache into blocks, which go to the barns whole.
+//! Many objects at once: allocations and a few frees in runs, by the CPU's blocks; many frees grouped by cache into blocks of their own, which
+//! go to the barns whole.
 //!
-//! Handed to by [`kmalloc`](crate::kmalloc) and by `quietus-kvfree`'s reclaim; hands to [`cache`](crate::cache). Grouping never
-//! sorts and never goes to the slabs unless a barn overflows.
+//! Handed to by [`kmalloc`](crate::kmalloc), [`typed`](crate::typed) and by `quietus-kvfree`'s reclaim; hands to [`run`](crate::run) and
+//! [`cache`](crate::cache). Grouping never sorts and never goes to the slabs unless a barn overflows.
 
 use crate::cache::Core;
 use crate::page::{self, BlockNo};
-use crate::segment::slab_of;
-use crate::{array, front, large};
+use crate::percpu::{Word, sites};
+use crate::segment::{SLAB_SHIFT, slab_of};
+use crate::slab::Slab;
+use crate::{array, front, large, lock};
+use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Fewer objects than this go to the CPU's blocks one by one: opening groups costs more.
+/// Fewer objects than this go to the CPU's blocks: opening groups costs more.
 const FEW: usize = 256;
+/// Shorter runs are pushed one by one.
+const RUN: usize = 4;
 /// Groups that are open at a time; a cache whose place is taken sends the earlier one's block off.
 const GROUPS: usize = 64;
 
@@ -50,6 +56,149 @@ impl Drop for Groups {
     }
 }
 
+impl Core {
+    /// Fills `out` with free objects, from the front; returns how many could be had. What is left over at least one block takes whole blocks
+    /// from the barn or the slabs, and the CPU's stay as they are.
+    pub(crate) fn alloc_run(&'static self, out: &mut [MaybeUninit<*mut u8>]) -> usize {
+        let mut n = 0;
+        while n < out.len() {
+            let rest = &mut out[n..];
+            n += match self.pop_run(rest) {
+                0 => match self.whole_block(rest) {
+                    0 => {
+                        let p = if self.is_array() { self.alloc_past() } else { self.alloc_slow() };
+                        if p.is_null() {
+                            break;
+                        }
+                        rest[0].write(p);
+                        1
+                    }
+                    got => got,
+                },
+                got => got,
+            }
+        }
+        n
+    }
+
+    /// A run of what this CPU has. (Bulk operations leave arrays alone.)
+    fn pop_run(&'static self, out: &mut [MaybeUninit<*mut u8>]) -> usize {
+        if self.is_array() {
+            return 0;
+        }
+        match self.word().pop_run(out) {
+            0 => self.sites().next().map_or(0, |site| self.word().pop_run_at(site, out)),
+            got => got,
+        }
+    }
+
+    /// A block with objects, whose page goes back at once, if all of it is wanted.
+    fn whole_block(&'static self, out: &mut [MaybeUninit<*mut u8>]) -> usize {
+        let cap = self.block_capacity() as usize;
+        if cap == 0 || out.len() < cap || self.is_array() || lock::held() {
+            return 0;
+        }
+        let Some(b) = self.full_block() else { return 0 };
+        // SAFETY: the block is ours.
+        let got = unsafe { b.block().pop_run(out) };
+        self.take_in_loose(b); // a page; or what was more than a block is to hold
+        got
+    }
+
+    /// One object that is not an array's.
+    fn alloc_past(&'static self) -> *mut u8 {
+        let p = if lock::held() { None } else { self.alloc_direct() };
+        p.unwrap_or(std::ptr::null_mut())
+    }
+}
+
+/// Most objects in a [`Stock`].
+pub(crate) const STOCK: usize = 64;
+
+/// Free objects that whoever allocates many has in hand; what is left is freed.
+pub(crate) struct Stock {
+    core: &'static Core,
+    objects: [MaybeUninit<*mut u8>; STOCK],
+    len: usize,
+}
+
+impl Stock {
+    pub(crate) fn new(core: &'static Core) -> Self {
+        Stock { core, objects: [const { MaybeUninit::uninit() }; STOCK], len: 0 }
+    }
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+    /// Fills an empty one with up to `n` objects.
+    pub(crate) fn fill(&mut self, n: usize) {
+        debug_assert_eq!(self.len, 0);
+        self.len = self.core.alloc_run(&mut self.objects[..n]);
+    }
+    /// The next one, newest first.
+    #[inline(always)]
+    pub(crate) fn take(&mut self) -> Option<*mut u8> {
+        self.len = self.len.checked_sub(1)?;
+        // SAFETY: below the length `fill` has written all.
+        Some(unsafe { self.objects[self.len].assume_init() })
+    }
+}
+
+impl Drop for Stock {
+    fn drop(&mut self) {
+        // SAFETY: below the length `fill` has written all, and they are ours.
+        unsafe { free_bulk(std::slice::from_raw_parts(self.objects.as_ptr().cast(), self.len)) }
+    }
+}
+
+/// Frees a few objects: those of one cache that stand together go to the CPU's block as a run.
+///
+/// # Safety
+/// 1. As [`free_bulk`].
+unsafe fn free_few(objects: &[*mut u8]) {
+    let mut rest = objects;
+    while let Some(&first) = rest.first() {
+        if first.is_null() {
+            rest = &rest[1..];
+            continue;
+        }
+        // SAFETY: by (1).
+        let slab = unsafe { slab_of(first) };
+        let same = |p: *mut u8| {
+            // SAFETY: by (1).
+            (p.addr() ^ first.addr()) >> SLAB_SHIFT == 0 || (!p.is_null() && unsafe { slab_of(p) }.word() == slab.word())
+        };
+        let (run, others) = rest.split_at(1 + rest[1..].iter().take_while(|&&p| same(p)).count());
+        rest = others;
+        // SAFETY: by (1).
+        unsafe { free_run(slab, run) };
+    }
+}
+
+/// Frees a run, in as many pieces as blocks have to change for it.
+///
+/// # Safety
+/// 1. As [`free_bulk`]; they are of one cache, and `slab` is the first one's.
+unsafe fn free_run(slab: &'static Slab, mut run: &[*mut u8]) {
+    // SAFETY: the number came from `Word::get`.
+    let word = unsafe { Word::from_raw(slab.word()) };
+    while let Some(&first) = run.first() {
+        let n = match run.len() {
+            0..RUN => 0,
+            _ => match word.push_run(run) {
+                // No sequences here, or the block is full: then this fails, too.
+                0 => sites().next().map_or(0, |site| word.push_run_at(site, run)),
+                n => n,
+            },
+        };
+        run = &run[n..];
+        if n == 0 {
+            // SAFETY: by (1). The slow path makes room for the others.
+            unsafe { front::free(first) };
+            run = &run[1..];
+        }
+    }
+}
+
 /// Frees objects of any caches and sizes. About a nanosecond or two each from 64 on; null pointers are skipped.
 ///
 /// # Safety
@@ -57,9 +206,13 @@ impl Drop for Groups {
 pub unsafe fn free_bulk(objects: &[*mut u8]) {
     if objects.len() < FEW {
         let arrays = array::any();
+        if !arrays {
+            // SAFETY: by (1).
+            return unsafe { free_few(objects) };
+        }
         for &p in objects.iter().filter(|p| !p.is_null()) {
             // SAFETY: by (1).
-            match unsafe { slab_of(p) }.cache().filter(|core| arrays && core.is_array()) {
+            match unsafe { slab_of(p) }.cache().filter(|core| core.is_array()) {
                 // SAFETY: by (1).
                 Some(core) => unsafe { core.free_unparked(p) },
                 // SAFETY: by (1).

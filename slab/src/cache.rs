@@ -266,7 +266,7 @@ impl Core {
     }
 
     /// A block with objects: from the barn, from kvfree, else filled from slabs, else from fresh ones.
-    fn full_block(&'static self) -> Option<BlockNo> {
+    pub(crate) fn full_block(&'static self) -> Option<BlockNo> {
         let (node, n) = self.near();
         if let Some(b) = node.take_block() {
             self.counters.barn_get.add(1);

@@ -30,7 +30,7 @@
 // `os`, `cpu` (the machine) → `fork`, `lock` (inside its gate), `stats` → `source` ([`PageSource`]) → `page` (blocks: pages of pointers) →
 // `machine`, `rseq`, `percpu` (a word per CPU) → `slab`, `known`, `segment` (bitmaps; address → slab) → `list`, `node` (barn, partial slabs),
 // `debug` (checks), `alien` → `hook`, `orphan` → `order`, `process`, `work` (long locks, threads) → `cache` (slow paths), `place`, `life`,
-// `merge`, `flush`, `chain`, `hotplug`, `reap` → `report`, `slabinfo` → `large` → `front` (fast paths) → `bulk` → `size_class`, `kmalloc`,
+// `merge`, `flush`, `chain`, `hotplug`, `reap` → `report`, `slabinfo` → `large` → `front` (fast paths) → `run`, `bulk` → `size_class`, `kmalloc`,
 // `slab_box`, `typed`, `construct` (the doors), `end`, `array`, `sheaf`.
 mod os;
 mod cpu;
@@ -71,6 +71,7 @@ mod report;
 mod slabinfo;
 mod large;
 mod front;
+mod run;
 mod bulk;
 mod size_class;
 mod kmalloc;

@@ -256,7 +256,7 @@ impl Word {
     }
 
     /// Runs `f` on the low block of a slot's word, under the slot's lock. `None`: somebody else has the lock.
-    fn with_low<R>(self, site: Site, f: impl FnOnce(BlockNo) -> R) -> Option<R> {
+    pub(crate) fn with_low<R>(self, site: Site, f: impl FnOnce(BlockNo) -> R) -> Option<R> {
         let _lock = Lock::try_take(site)?;
         // Relaxed: under the slot's lock.
         Some(f(unpack(self.at(site).load(Relaxed)).0))
@@ -360,6 +360,10 @@ pub fn all_sites() -> impl Iterator<Item = Site> {
 }
 
 impl Site {
+    /// Do sections work here, rather than a lock?
+    pub(crate) fn has_sections(self) -> bool {
+        self.0 < area().cpus
+    }
     /// The number of the region.
     pub fn index(self) -> u32 {
         self.0

@@ -193,6 +193,69 @@ pub(crate) fn push(word: u32, item: *mut u8) -> bool {
     true
 }
 
+/// Takes up to `most` pointers, the newest, of the low block of this CPU's `word` at once; how many. They are copied to `out` before the
+/// commit, sixteen bytes at a time: a restart copies again.
+///
+/// # Safety
+/// 1. `most` pointers can be written at `out`.
+#[inline(always)]
+pub(crate) unsafe fn pop_run(word: u32, out: *mut *mut u8, most: u64) -> u32 {
+    // Acquire: pairs with `enable`.
+    let offset = PARAMS.offset.load(Acquire);
+    if offset == 0 || most == 0 {
+        return 0;
+    }
+    let taken: u64;
+    // SAFETY: as in `pop`; by (1) the copies are the caller's memory, and no more than the length are read.
+    unsafe {
+        section!("xor {k:e}, {k:e}", "jae 4f",
+            "cmp dword ptr [{t} + {stop}], 0", "jne 4f",
+            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 16]",
+            "mov {t:e}, dword ptr [{b}]", "test {t:e}, {t:e}", "jz 4f",
+            "mov {k}, {most}", "cmp {k}, {t}", "cmova {k}, {t}",
+            "sub {t}, {k}", "lea {from}, [{b} + {t}*8 + 64]",
+            "mov {c}, {k}", "test {c:l}, 1", "jz 7f",
+            "mov {v}, [{from} + {c}*8 - 8]", "mov [{out} + {c}*8 - 8], {v}", "sub {c}, 1", "jz 8f",
+            "7:", "movups {x}, [{from} + {c}*8 - 16]", "movups [{out} + {c}*8 - 16], {x}", "sub {c}, 2", "jnz 7b",
+            "8:", "mov dword ptr [{b}], {t:e}"; // commit
+            t = out(reg) _, b = out(reg) _, k = out(reg) taken, c = out(reg) _, from = out(reg) _, v = out(reg) _,
+            x = out(xmm_reg) _, out = in(reg) out, most = in(reg) most,
+            o = in(reg) offset, w = in(reg) u64::from(word),  options(nostack));
+    }
+    taken as u32
+}
+
+/// Puts the first of `most` free objects, as many as there is room for, into the low block of this CPU's `word` at once; how many.
+///
+/// # Safety
+/// 1. `most` pointers can be read at `items`.
+#[inline(always)]
+pub(crate) unsafe fn push_run(word: u32, items: *const *mut u8, most: u64) -> u32 {
+    // Acquire: pairs with `enable`.
+    let offset = PARAMS.offset.load(Acquire);
+    if offset == 0 || most == 0 {
+        return 0;
+    }
+    let put: u64;
+    // SAFETY: as in `push`; the slots written are beyond the length until the commit, and below the capacity.
+    unsafe {
+        section!("xor {k:e}, {k:e}", "jae 4f",
+            "cmp dword ptr [{t} + {stop}], 0", "jne 4f",
+            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 16]",
+            "mov {t:e}, dword ptr [{b}]", "mov {c:e}, dword ptr [{b} + 8]", "sub {c}, {t}", "jbe 4f",
+            "mov {k}, {most}", "cmp {k}, {c}", "cmova {k}, {c}",
+            "lea {to}, [{b} + {t}*8 + 64]", "add {t}, {k}",
+            "mov {c}, {k}", "test {c:l}, 1", "jz 7f",
+            "mov {v}, [{items} + {c}*8 - 8]", "mov [{to} + {c}*8 - 8], {v}", "sub {c}, 1", "jz 8f",
+            "7:", "movups {x}, [{items} + {c}*8 - 16]", "movups [{to} + {c}*8 - 16], {x}", "sub {c}, 2", "jnz 7b",
+            "8:", "mov dword ptr [{b}], {t:e}"; // commit
+            t = out(reg) _, b = out(reg) _, k = out(reg) put, c = out(reg) _, to = out(reg) _, v = out(reg) _,
+            x = out(xmm_reg) _, items = in(reg) items, most = in(reg) most,
+            o = in(reg) offset, w = in(reg) u64::from(word),  options(nostack));
+    }
+    put as u32
+}
+
 /// Puts a retired pointer with its weight into the low block of this CPU's `word`: length and weight are one commit.
 #[inline(always)]
 pub(crate) fn retire(word: u32, item: *mut u8, weight: u32) -> bool {

@@ -19,6 +19,16 @@ pub(crate) fn pop(_: u32) -> *mut u8 {
 pub(crate) fn push(_: u32, _: *mut u8) -> bool {
     false
 }
+/// # Safety
+/// 1. None.
+pub(crate) unsafe fn pop_run(_: u32, _: *mut *mut u8, _: u64) -> u32 {
+    0
+}
+/// # Safety
+/// 1. None.
+pub(crate) unsafe fn push_run(_: u32, _: *const *mut u8, _: u64) -> u32 {
+    0
+}
 #[inline(always)]
 pub(crate) fn retire(_: u32, _: *mut u8, _: u32) -> bool {
     false

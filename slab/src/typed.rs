@@ -294,25 +294,25 @@ impl<T> Cache<T> {
         NonNull::new(front::alloc(self.core, self.word).cast())
     }
 
-    /// Bulk allocations leave arrays alone.
-    fn place_past_array(&self) -> Option<NonNull<T>> {
-        let p = if lock::held() { None } else { self.core.alloc_direct() };
-        p.and_then(NonNull::new).map(NonNull::cast)
-    }
-
     /// Moves values into objects of the cache until one of both runs out. Returns how many were added to `out`; the value that
-    /// found no memory comes back in the error.
+    /// found no memory comes back in the error. Memory is taken in runs, as many as the iterator promises values, 64 at most; what it does not
+    /// want after all is freed. Nothing is held while the iterator runs: it may use the cache, and panic.
     pub fn alloc_bulk(
         &self,
         values: impl IntoIterator<Item = T>,
         out: &mut Vec<SlabBox<T>>,
     ) -> Result<usize, (T, AllocError)> {
         let before = out.len();
-        for value in values {
-            let place = if self.core.is_array() { self.place_past_array() } else { self.place() };
-            match place {
+        let mut values = values.into_iter();
+        let mut stock = bulk::Stock::new(self.core);
+        while let Some(value) = values.next() {
+            if stock.len() == 0 {
+                stock.fill(1 + values.size_hint().0.min(bulk::STOCK - 1));
+                out.reserve(stock.len());
+            }
+            match stock.take().and_then(NonNull::new) {
                 // SAFETY: as in `alloc`.
-                Some(p) => out.push(unsafe { SlabBox::emplace(p, value) }),
+                Some(p) => out.push(unsafe { SlabBox::emplace(p.cast(), value) }),
                 None => return Err((value, AllocError)),
             }
         }
