@@ -7,8 +7,7 @@
 use crate::cache::Core;
 use crate::page::{self, BlockNo};
 use crate::percpu::{Word, sites};
-use crate::segment::{SLAB_SHIFT, slab_of};
-use crate::slab::Slab;
+use crate::segment::{SLAB_SHIFT, slab_of, word_of};
 use crate::{array, front, large, lock};
 use std::mem::MaybeUninit;
 use std::sync::atomic::Ordering::Relaxed;
@@ -162,25 +161,31 @@ unsafe fn free_few(objects: &[*mut u8]) {
             continue;
         }
         // SAFETY: by (1).
-        let slab = unsafe { slab_of(first) };
-        let same = |p: *mut u8| {
-            // SAFETY: by (1).
-            (p.addr() ^ first.addr()) >> SLAB_SHIFT == 0 || (!p.is_null() && unsafe { slab_of(p) }.word() == slab.word())
-        };
-        let (run, others) = rest.split_at(1 + rest[1..].iter().take_while(|&&p| same(p)).count());
-        rest = others;
+        let word = unsafe { word_of(first) };
+        let n = same_slab(rest);
         // SAFETY: by (1).
-        unsafe { free_run(slab, run) };
+        let same = |p: *mut u8| !p.is_null() && unsafe { word_of(p) } == word;
+        let (run, others) = rest.split_at(n + rest[n..].iter().take_while(|&&p| same(p)).count());
+        rest = others;
+        // SAFETY: the number came from `Word::get`; by (1).
+        unsafe { free_run(Word::from_raw(word), run) };
     }
+}
+
+/// How many objects at the front, by eights but the first, lie in the first one's slab: told by their addresses alone.
+fn same_slab(objects: &[*mut u8]) -> usize {
+    let Some(&first) = objects.first() else { return 0 };
+    let other =
+        |eight: &&[*mut u8]| eight.iter().fold(0, |bits, p| bits | (p.addr() ^ first.addr())) >> SLAB_SHIFT != 0;
+    let eights = objects.chunks_exact(8);
+    (8 * eights.take_while(|eight| !other(eight)).count()).max(1)
 }
 
 /// Frees a run, in as many pieces as blocks have to change for it.
 ///
 /// # Safety
-/// 1. As [`free_bulk`]; they are of one cache, and `slab` is the first one's.
-unsafe fn free_run(slab: &'static Slab, mut run: &[*mut u8]) {
-    // SAFETY: the number came from `Word::get`.
-    let word = unsafe { Word::from_raw(slab.word()) };
+/// 1. As [`free_bulk`]; `word` is that of all of them, or was.
+unsafe fn free_run(word: Word, mut run: &[*mut u8]) {
     while let Some(&first) = run.first() {
         let n = match run.len() {
             0..RUN => 0,

@@ -6,8 +6,7 @@
 use crate::cache::Core;
 use crate::large;
 use crate::percpu::Word;
-use crate::segment::slab_of;
-use crate::slab::Slab;
+use crate::segment::{slab_of, word_of};
 
 /// A free object of the cache whose per-CPU word is `word`. Null when the page source fails.
 #[inline(always)]
@@ -22,20 +21,20 @@ pub(crate) fn alloc(core: &'static Core, word: Word) -> *mut u8 {
 /// 1. `p` is an object of this allocator that nobody uses any more.
 #[inline(always)]
 pub(crate) unsafe fn free(p: *mut u8) {
-    // SAFETY: by (1).
-    let slab = unsafe { slab_of(p) };
-    // SAFETY: the number came from `Word::get`.
-    if !unsafe { Word::from_raw(slab.word()) }.push(p) {
+    // SAFETY: by (1); the number came from `Word::get`.
+    if !unsafe { Word::from_raw(word_of(p)) }.push(p) {
         // SAFETY: by (1).
-        unsafe { free_slow(slab, p) }
+        unsafe { free_slow(p) }
     }
 }
 
 /// # Safety
-/// 1. `p` is an object of `slab` that nobody uses any more.
+/// 1. As [`free`].
 #[cold]
 #[inline(never)]
-unsafe fn free_slow(slab: &'static Slab, p: *mut u8) {
+unsafe fn free_slow(p: *mut u8) {
+    // SAFETY: by (1).
+    let slab = unsafe { slab_of(p) };
     match slab.cache() {
         // SAFETY: by (1).
         Some(core) if slab.is_guest() => unsafe { core.free_unparked(p) },

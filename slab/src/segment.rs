@@ -4,7 +4,8 @@
 //!
 //! # Layout
 //! A segment is aligned to its size. Its first slab holds no objects but the header and one descriptor for each slab, so that
-//! pointer → descriptor is a mask, a shift and a multiplication. An allocation too large for a size class has a segment of its
+//! pointer → descriptor is a mask, a shift and a multiplication. What a free needs of a slab, the number of its cache's per-CPU word, stands by
+//! itself in front of them: those of sixteen slabs in a cache line. An allocation too large for a size class has a segment of its
 //! own whose descriptor (of the 64 KiB in which the object begins) says so.
 //!
 //! # Ordering
@@ -34,8 +35,10 @@ pub(crate) const SLAB_SHIFT: u32 = 16;
 /// Bytes of a slab: the objects of one cache.
 pub const SLAB_BYTES: usize = 1 << SLAB_SHIFT;
 const SLABS: usize = SEGMENT / SLAB_BYTES;
+/// Where the slabs' words begin in a segment.
+const WORDS: usize = 256;
 /// Where descriptors begin in a segment.
-const DESCRIPTORS: usize = 256;
+const DESCRIPTORS: usize = WORDS + SLABS * size_of::<AtomicU32>();
 /// End of header and descriptors.
 pub(crate) const HEADER: usize = DESCRIPTORS + SLABS * size_of::<Slab>();
 
@@ -62,7 +65,7 @@ pub(crate) struct Segment {
     idle: AtomicU64,
 }
 
-const _: () = assert!(size_of::<Segment>() <= DESCRIPTORS);
+const _: () = assert!(size_of::<Segment>() <= WORDS && DESCRIPTORS.is_multiple_of(align_of::<Slab>()));
 
 /// All bits but the header slab's.
 const ALL: u64 = !1;
@@ -94,6 +97,27 @@ pub(crate) unsafe fn slab_of(ptr: *mut u8) -> &'static Slab {
     let slab = std::ptr::with_exposed_provenance::<Slab>(segment + DESCRIPTORS + index * size_of::<Slab>());
     // SAFETY: by (1) the object's segment is mapped, and its descriptors were initialised before the object was handed out.
     unsafe { &*slab }
+}
+
+/// The number of the per-CPU word that an object is freed into.
+///
+/// # Safety
+/// 1. As [`slab_of`].
+#[inline(always)]
+pub(crate) unsafe fn word_of(ptr: *mut u8) -> u32 {
+    let address = ptr.addr();
+    let at = (address & !(SEGMENT - 1)) + WORDS + ((address >> SLAB_SHIFT) & (SLABS - 1)) * size_of::<AtomicU32>();
+    // SAFETY: by (1) the object's segment is mapped. Relaxed: as a slab's hot line.
+    unsafe { &*std::ptr::with_exposed_provenance::<AtomicU32>(at) }.load(Relaxed)
+}
+
+/// Where that number of a slab is kept.
+pub(crate) fn word_cell(slab: &Slab) -> &'static AtomicU32 {
+    let address = std::ptr::from_ref(slab).addr();
+    let base = address & !(SEGMENT - 1);
+    let index = (address - base - DESCRIPTORS) / size_of::<Slab>();
+    // SAFETY: descriptors live in the header of a mapped segment, whose range was exposed when it was mapped.
+    unsafe { &*std::ptr::with_exposed_provenance::<AtomicU32>(base + WORDS + index * size_of::<AtomicU32>()) }
 }
 
 impl Segment {

@@ -9,12 +9,13 @@
 //! ([`hand_over`](Slab::hand_over)): its cache is stored last, with Release, and read first, with Acquire.
 //!
 //! # Layout
-//! The first cache line is what a free or a retire reads, and constant while the slab holds objects, unless their cache is chained. Free objects are set bits of
+//! The first cache line is what a retire reads (a free reads the word alone, which stands elsewhere in the header), and constant while the slab holds objects,
+//! unless their cache is chained. Free objects are set bits of
 //! a bitmap: it works with constructed objects, survives a use after free, and shows a double free.
 
 use crate::cache::Core;
 use crate::page::WEIGHT_UNIT;
-use crate::segment::{SLAB_BYTES, start_of};
+use crate::segment::{SLAB_BYTES, start_of, word_cell};
 use std::ptr::NonNull;
 use std::sync::atomic::{
     AtomicPtr, AtomicU16, AtomicU32, AtomicU64,
@@ -33,10 +34,9 @@ const CHECKED: u16 = 2;
 pub struct Slab {
     /// The cache; null for a large allocation.
     cache: AtomicPtr<Core>,
-    /// Per-CPU word of the cache, for a free by address.
-    word: AtomicU32,
     /// Bytes of one object in units of 16.
     weight: AtomicU32,
+    reserved: u32,
     /// Which lane of kvfree its objects take as plain memory: the cache's id, [`LARGE_LANE`], or 0 for the mixed lane.
     lane: AtomicU16,
     node: AtomicU16,
@@ -75,7 +75,7 @@ impl Slab {
         self.objects.store(objects, Relaxed);
         self.free.store(objects, Relaxed);
         self.node.store(node, Relaxed);
-        self.word.store(cache.word().get(), Relaxed);
+        word_cell(self).store(cache.word().get(), Relaxed);
         self.weight.store(stride.div_ceil(WEIGHT_UNIT as u32), Relaxed);
         self.lane.store(cache.lane(), Relaxed);
         self.typed.store(cache.typed(), Relaxed);
@@ -105,9 +105,9 @@ impl Slab {
         if self.dropper() == to.dropper() {
             self.lane.store(to.lane(), Relaxed);
             self.typed.store(to.typed(), Relaxed);
-            self.word.store(to.word().get(), Relaxed);
+            word_cell(self).store(to.word().get(), Relaxed);
         } else {
-            self.word.store(crate::percpu::Word::NONE.get(), Relaxed);
+            word_cell(self).store(crate::percpu::Word::NONE.get(), Relaxed);
         }
         // Release: pairs with `cache`: whoever sees the new one sees whether the slab is its guest.
         self.cache.store(std::ptr::from_ref(to).cast_mut(), Release);
@@ -130,7 +130,7 @@ impl Slab {
     /// Makes this the descriptor of one large object.
     pub(crate) fn assign_large(&self, bytes: usize) {
         self.cache.store(std::ptr::null_mut(), Relaxed);
-        self.word.store(crate::percpu::Word::NONE.get(), Relaxed);
+        word_cell(self).store(crate::percpu::Word::NONE.get(), Relaxed);
         self.weight.store(bytes.div_ceil(WEIGHT_UNIT).min(MOST_WEIGHT as usize) as u32, Relaxed);
         self.lane.store(LARGE_LANE, Relaxed);
         self.typed.store(0, Relaxed);
@@ -144,10 +144,9 @@ impl Slab {
         // SAFETY: cache cores live for ever (their memory is reused for other caches only).
         unsafe { self.cache.load(Acquire).as_ref() }
     }
-    /// Per-CPU word of the cache.
-    #[inline(always)]
+    /// Per-CPU word of the cache, for a free by address; see [`segment`](crate::segment).
     pub(crate) fn word(&self) -> u32 {
-        self.word.load(Relaxed)
+        word_cell(self).load(Relaxed)
     }
     /// Which lane of kvfree objects of this slab take as plain memory; 0: the mixed one.
     #[inline(always)]
