@@ -3,7 +3,7 @@
 //! Handed to by [`queue`](crate::queue), once for each batch, under its lock; asked by [`Kvfree::stats`](crate::Kvfree::stats).
 //!
 //! Batches come every few microseconds, so they are noted by the system's coarse clock, which lags behind by a tick (10 ms at most) and costs
-//! a fifth of the exact one. Who asks looks at the exact clock: an age is a tick too long, never too short.
+//! a fifth of the exact one. Who asks looks at the exact clock: an age may be a tick too long, and is never too short.
 //!
 //! # Ordering
 //! None: the queue's lock.

@@ -1,7 +1,8 @@
 //! The concurrency primitives this crate is built from: the standard library's and the allocator's lock, behind one set of names, so
 //! that models can put others in their place.
 //!
-//! Nobody hands anything to this module; atomics that are no statistics, locks, waiting and clocks come from here. Under
+//! Nobody hands anything to this module; atomics that are no statistics, locks, waiting and clocks (but the coarse one of
+//! `ages`, which no schedule asks for) come from here. Under
 //! `--cfg quietus_shuttle` they are scheduling points, and tests/schedule_shuttle.rs runs this crate as it is; the models of quietus's
 //! tests/kvfree_loom include some of the modules as they are, beside a `sync` of their own.
 //!
