@@ -287,7 +287,7 @@ fn registrations_at_once_one_chunk() {
 /// Both want the slot that is vacant.
 #[test]
 fn registrations_at_once_one_slot() {
-    two_register(1, 1, 1);
+    two_register(2, 1, 1);
 }
 
 /// J: one thread gives its slot up, another claims it.
