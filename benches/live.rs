@@ -1,5 +1,5 @@
 //! A program with 100 MiB in use: objects of 16 bytes to 4 KiB, one of them replaced at a time, on 1, 2 and 8 threads. What does an operation
-//! take, how much memory does the process have, and how much when everything is freed?
+//! take, how much memory does the process have, how much when nine of ten, chosen at random, are freed, and how much when everything is?
 //!
 //! `RUSTFLAGS="--cfg quietus_jemalloc" cargo bench --bench live -- [--rounds N] [--ops N] [--threads 1,2,8]`. (Without the flag jemalloc is left out:
 //! it takes minutes to build.) Each figure takes a process of its own, and the contenders take turns: a
@@ -39,6 +39,7 @@ unsafe impl GlobalAlloc for Quietus {
 struct Figures {
     nanoseconds: f64,
     peak: f64,
+    sparse: f64,
     after: f64,
 }
 
@@ -67,7 +68,7 @@ fn get(allocator: &impl GlobalAlloc, state: &mut u64) -> (NonNull<u8>, Layout) {
 }
 
 /// One thread's part: fills its share, then replaces `ops` objects; nanoseconds for each of these.
-fn part(allocator: &impl GlobalAlloc, me: usize, share: usize, ops: u64, ready: &Barrier) -> (f64, usize) {
+fn part(allocator: &impl GlobalAlloc, me: usize, share: usize, ops: u64, ready: &Barrier) -> (f64, usize, usize) {
     let mut state = 0x9e37_79b9_7f4a_7c15 ^ (me as u64 + 1) << 32;
     let (mut live, mut bytes) = (Vec::new(), 0);
     while bytes < share {
@@ -87,11 +88,27 @@ fn part(allocator: &impl GlobalAlloc, me: usize, share: usize, ops: u64, ready: 
     ready.wait();
     let at_most = if me == 0 { memory("VmHWM:") } else { 0 };
     ready.wait();
-    for (p, layout) in live {
-        // SAFETY: as above.
-        unsafe { allocator.dealloc(p.as_ptr(), layout) };
+    let (kept, gone): (Vec<_>, Vec<_>) = live.into_iter().partition(|_| random(&mut state).is_multiple_of(10));
+    let free = |objects: Vec<(NonNull<u8>, Layout)>| {
+        for (p, layout) in objects {
+            // SAFETY: as above.
+            unsafe { allocator.dealloc(p.as_ptr(), layout) };
+        }
+    };
+    free(gone);
+    ready.wait();
+    let sparse = if me == 0 { settled() } else { 0 };
+    ready.wait();
+    free(kept);
+    (took, at_most, sparse)
+}
+
+/// KiB, when ours has given back what it gives back by itself, with the reaper on, after two rounds.
+fn settled() -> usize {
+    for _ in 0..3 {
+        slab::reap();
     }
-    (took, at_most)
+    memory("VmRSS:")
 }
 
 /// KiB.
@@ -103,18 +120,14 @@ fn memory(what: &str) -> usize {
 
 fn child(allocator: &(impl GlobalAlloc + Sync), threads: usize, ops: u64) {
     let ready = Barrier::new(threads);
-    let parts: Vec<(f64, usize)> = std::thread::scope(|scope| {
+    let parts: Vec<(f64, usize, usize)> = std::thread::scope(|scope| {
         let ready = &ready;
         let run = move |me| scope.spawn(move || part(allocator, me, LIVE / threads, ops / threads as u64, ready));
         let running: Vec<_> = (0..threads).map(run).collect();
         running.into_iter().map(|thread| thread.join().expect("a thread")).collect()
     });
-    // What ours gives back by itself, with the reaper on, after two rounds.
-    slab::reap();
-    slab::reap();
-    slab::reap();
     let took = parts.iter().map(|part| part.0).sum::<f64>() / threads as f64;
-    println!("{took} {} {}", parts[0].1, memory("VmRSS:"));
+    println!("{took} {} {} {}", parts[0].1, parts[0].2, settled());
 }
 
 /// Runs one contender in a process of its own.
@@ -123,8 +136,8 @@ fn measure(name: &str, threads: usize, ops: u64) -> Option<Figures> {
     let run = Command::new(me).args(["--child", name, &threads.to_string(), &ops.to_string()]).output().ok()?;
     let text = String::from_utf8(run.stdout).ok()?;
     let mut numbers = text.split_whitespace().map(|n| n.parse::<f64>().ok());
-    let (nanoseconds, peak, after) = (numbers.next()??, numbers.next()??, numbers.next()??);
-    Some(Figures { nanoseconds, peak: peak / 1024.0, after: after / 1024.0 })
+    let (nanoseconds, peak, sparse, after) = (numbers.next()??, numbers.next()??, numbers.next()??, numbers.next()??);
+    Some(Figures { nanoseconds, peak: peak / 1024.0, sparse: sparse / 1024.0, after: after / 1024.0 })
 }
 
 fn spread(figures: &[Figures], of: impl Fn(&Figures) -> f64) -> String {
@@ -157,7 +170,8 @@ fn main() {
     let (rounds, ops) = if in_earnest { (5, 4_000_000) } else { (1, 10_000) };
     let (rounds, ops) = (number("--rounds", rounds), number("--ops", ops));
     let threads = value("--threads").map_or(if in_earnest { "1,2,8" } else { "1" }, String::as_str);
-    println!("{:<8} {:<10} {:>24} {:>24} {:>24}", "threads", "allocator", "ns", "peak MiB", "MiB when freed");
+    println!("| threads | allocator | ns | peak MiB | nine of ten freed | MiB when freed |");
+    println!("| ---: | --- | ---: | ---: | ---: | ---: |");
     for threads in threads.split(',').filter_map(|n| n.parse::<usize>().ok()).filter(|&n| n > 0) {
         let mut figures: [Vec<Figures>; CONTENDERS.len()] = Default::default();
         for _ in 0..rounds {
@@ -166,9 +180,9 @@ fn main() {
             }
         }
         for (name, figures) in CONTENDERS.iter().zip(&figures) {
-            let columns =
-                [spread(figures, |f| f.nanoseconds), spread(figures, |f| f.peak), spread(figures, |f| f.after)];
-            println!("{threads:<8} {name:<10} {:>24} {:>24} {:>24}", columns[0], columns[1], columns[2]);
+            let memory = [|f: &Figures| f.peak, |f: &Figures| f.sparse, |f: &Figures| f.after];
+            let [peak, sparse, after] = memory.map(|of| spread(figures, of));
+            println!("| {threads} | {name} | {} | {peak} | {sparse} | {after} |", spread(figures, |f| f.nanoseconds));
         }
     }
 }

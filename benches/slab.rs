@@ -233,7 +233,7 @@ fn questions() -> Vec<Question> {
         ask("batch", Some(0.6), 200_000, contenders![batch::<Typed>(), batch::<Classes>()], peers!(batch)),
         ask("bulk", Some(0.3), 192_000, contenders![bulk_typed(), bulk_raw::<64>()], peers!(bulk_by_one, 64)),
         ask("bulk8", None, 192_000, contenders![bulk_raw::<8>(), bulk_by_one::<Classes, 8>()], peers!(bulk_by_one, 8)),
-        ask("handover", Some(0.6), 100_000, contenders![handover::<Typed>(), handover::<Classes>()], peers!(handover)),
+        ask("handover", Some(0.6), 400_000, contenders![handover::<Typed>(), handover::<Classes>()], peers!(handover)),
         ask("mixed", Some(1.0), 100_000, contenders![mixed::<Classes>()], peers!(mixed)),
         ask("flush", None, 100, flushes(), Vec::new()),
     ]
