@@ -23,19 +23,7 @@ const MIXED_MOST: u32 = 1024;
 /// The caches of the size classes, made at first use.
 static CACHES: [AtomicPtr<Core>; CLASSES] = [const { AtomicPtr::new(null_mut()) }; CLASSES];
 /// Their per-CPU words; [`Word::NONE`] until they are made, so that a fast path need not ask.
-/// In second halves of cache lines, apart from where blocks have lengths: see [`page`](crate::page).
-static WORDS: Words = Words([const { AtomicU32::new(Word::NONE.get()) }; 2 * CLASSES]);
-
-#[repr(align(64))]
-struct Words([AtomicU32; 2 * CLASSES]);
-
-impl Words {
-    #[inline(always)]
-    fn of(&self, class: usize) -> &AtomicU32 {
-        &self.0[class + (class & !7) + 8]
-    }
-}
-
+static WORDS: [AtomicU32; CLASSES] = [const { AtomicU32::new(Word::NONE.get()) }; CLASSES];
 static MAKING: Lock<()> = Lock::new(());
 static POISONED: AtomicBool = AtomicBool::new(false);
 
@@ -117,7 +105,7 @@ fn make(class: usize) -> Result<&'static Core, AllocError> {
     // Release: pairs with the Acquire in `cache`.
     CACHES[class].store(std::ptr::from_ref(core).cast_mut(), Release);
     // Release: pairs with the Acquire in `alloc`.
-    WORDS.of(class).store(core.word().get(), Release);
+    WORDS[class].store(core.word().get(), Release);
     Ok(core)
 }
 
@@ -146,7 +134,7 @@ pub fn alloc(layout: Layout) -> Result<NonNull<u8>, AllocError> {
     let Some(class) = class_of(layout) else { return large::alloc(layout) };
     // Acquire: pairs with the Release in `make`.
     // SAFETY: stored from `Word::get`.
-    match NonNull::new(unsafe { Word::from_raw(WORDS.of(class).load(Acquire)) }.pop()) {
+    match NonNull::new(unsafe { Word::from_raw(WORDS[class].load(Acquire)) }.pop()) {
         Some(p) => Ok(p),
         None => alloc_slow(class),
     }
@@ -169,7 +157,7 @@ pub fn alloc_bulk(layout: Layout, out: &mut [MaybeUninit<NonNull<u8>>]) -> usize
     let out = unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<*mut u8>]) };
     // Acquire: pairs with the Release in `make`.
     // SAFETY: stored from `Word::get`.
-    let n = unsafe { Word::from_raw(WORDS.of(class).load(Acquire)) }.pop_run(out);
+    let n = unsafe { Word::from_raw(WORDS[class].load(Acquire)) }.pop_run(out);
     if n == out.len() {
         return n;
     }

@@ -11,9 +11,7 @@
 //! and full for a push. The second is its twin and marks the words of a dead cache.
 //!
 //! Blocks are a cache line longer than a page: with headers at equal offsets of their pages, programs that use many sizes would
-//! find all of them in one set of the first-level cache (measured: a tenth off an allocate-and-retire cycle of mixed sizes). No header lies
-//! in the first [`QUIET`] bytes of its page: fast paths store lengths there, and a load from the same offset of another page takes such a store
-//! for its own (7 ns each time, on Zen 4). What fast paths load stands at those offsets, or where headers have nothing that they store.
+//! find all of them in one set of the first-level cache (measured: a tenth off an allocate-and-retire cycle of mixed sizes).
 //!
 //! # Ordering
 //! A block has one owner at a time (a per-CPU word, a list under a lock, a stack, a thread). Its fields are atomics only
@@ -33,11 +31,6 @@ pub const SLOTS: u32 = 504;
 /// Bytes of a block: one page, and a cache line more, so that the headers of many blocks in use do not all fall into one set of
 /// the cache.
 pub const BLOCK_BYTES: usize = os::PAGE + 64;
-/// Offsets in a page at which no block begins.
-pub(crate) const QUIET: usize = 512;
-/// Blocks from one that begins at a page's first byte to the next; the first of them are left out.
-const TURN: u32 = (os::PAGE / (BLOCK_BYTES - os::PAGE)) as u32;
-const OUT: u32 = (QUIET / (BLOCK_BYTES - os::PAGE)) as u32;
 /// Bytes per unit of a block's weight.
 pub const WEIGHT_UNIT: usize = 16;
 
@@ -263,10 +256,9 @@ fn range() -> &'static Range {
         let (base, bytes) = os::reserve_up_to(os::BLOCK_RANGE, 1 << 20).expect("no address space for blocks (1 MiB)");
         // Relaxed: having a number means having synchronised with the storing of these (`range`).
         BASE.store(base.as_ptr().cast(), Relaxed);
-        let all = (bytes.min(1 << 32) / BLOCK_BYTES) as u32;
-        LAST.store((all - 1) * BLOCK_BYTES as u32, Relaxed);
-        // Counted as if the first two were not left out.
-        Range { limit: 2 + all / TURN * (TURN - OUT) + (all % TURN).saturating_sub(OUT), bump: AtomicU32::new(2) }
+        let limit = bytes.min(1 << 32) / BLOCK_BYTES;
+        LAST.store(((limit - 1) * BLOCK_BYTES) as u32, Relaxed);
+        Range { limit: limit as u32, bump: AtomicU32::new(2) }
     })
 }
 
@@ -383,8 +375,7 @@ fn fresh() -> Option<BlockNo> {
     // Relaxed: numbers that nobody has seen; a block is handed over otherwise (N).
     let limit = r.limit.min(LIMIT.load(Relaxed));
     let n = r.bump.fetch_update(Relaxed, Relaxed, |n| (n < limit).then_some(n + 1)).ok()?;
-    let (turns, n) = ((n - 2) / (TURN - OUT), (n - 2) % (TURN - OUT));
-    let b = BlockNo((turns * TURN + OUT + n) * BLOCK_BYTES as u32);
+    let b = BlockNo(n * BLOCK_BYTES as u32);
     b.block().reset(0); // touches the page
     Some(b)
 }
@@ -452,16 +443,6 @@ mod tests {
         }
         assert_eq!(b.block().len(), 2);
         put_page(b);
-    }
-
-    /// No header begins where fast paths load from other pages, and no two blocks share a byte.
-    #[test]
-    fn headers_keep_away_from_quiet_offsets() {
-        let mut blocks: Vec<BlockNo> = (0..200).map(|_| fresh().unwrap()).collect();
-        assert!(blocks.iter().all(|b| std::ptr::from_ref(b.block()).addr() % os::PAGE >= QUIET));
-        blocks.sort_by_key(|b| b.0);
-        assert!(blocks.windows(2).all(|two| two[1].0 - two[0].0 >= BLOCK_BYTES as u32));
-        blocks.into_iter().for_each(put_page);
     }
 
     /// Each block is in one pair of hands at a time, whatever the interleaving (tag removed: fails within seconds).

@@ -106,7 +106,7 @@ pub fn pack(low: BlockNo, high: BlockNo) -> u64 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Word(u32);
 
-static WORD_POOL: Mutex<(u32, Vec<u32>)> = Mutex::new((0, Vec::new()));
+static WORD_POOL: Mutex<(u32, Vec<u32>)> = Mutex::new((FIRST_WORD, Vec::new()));
 
 impl Word {
     /// The word that is 0 everywhere and stays so: every pop and push on it fails.
@@ -128,18 +128,11 @@ impl Word {
         if let Some(w) = pool.1.pop() {
             return Some(Word(w));
         }
-        // All but the flag's line, and the last, which is `NONE`.
-        let (n, lines) = (pool.0, WORDS / 8 - 1);
-        if n >= 8 * lines - 1 {
+        if pool.0 >= WORDS - 1 {
             return None;
         }
         pool.0 += 1;
-        // Of each line, those first that lie apart from where headers of blocks have lengths, at 0 and 16 (see `page`).
-        let word = match n.checked_sub(6 * lines - 1) {
-            None => n / 6 * 8 + [1, 3, 4, 5, 6, 7][n as usize % 6],
-            Some(n) => n / 2 * 8 + [0, 2][n as usize % 2],
-        };
-        Some(Word(8 * (FIRST_WORD + word)))
+        Some(Word(8 * (pool.0 - 1)))
     }
 
     /// Gives a word back.

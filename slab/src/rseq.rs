@@ -27,12 +27,10 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-/// What the sequences need, together in the second half of one cache line: not where a block's header, which may lie at the same offset
-/// of its page, has a length that fast paths store (see [`page`](crate::page)). Written once, before `offset` becomes non-zero. The sections
-/// read the others by their offsets, 40, 48 and 56.
+/// What the sequences need, together in one cache line. Written once, before `offset` becomes non-zero. The sections read the
+/// others by their offsets, 8, 16 and 24.
 #[repr(C, align(64))]
 struct Params {
-    apart: [u64; 4],
     /// Offset of the thread's `struct rseq` from the thread pointer; 0 = not in use.
     offset: AtomicIsize,
     base: AtomicPtr<u8>,
@@ -40,11 +38,10 @@ struct Params {
     cpus: AtomicU32,
 }
 
-const _: () = assert!(std::mem::offset_of!(Params, base) == 40 && std::mem::offset_of!(Params, cpus) == 56);
-const _: () = assert!(std::mem::offset_of!(Params, blocks) == 48);
+const _: () = assert!(std::mem::offset_of!(Params, base) == 8 && std::mem::offset_of!(Params, cpus) == 24);
+const _: () = assert!(std::mem::offset_of!(Params, blocks) == 16);
 
 static PARAMS: Params = Params {
-    apart: [0; 4],
     offset: AtomicIsize::new(0),
     base: AtomicPtr::new(std::ptr::null_mut()),
     blocks: AtomicPtr::new(std::ptr::null_mut()),
@@ -138,8 +135,8 @@ macro_rules! section {
             ".subsection 1", ".byte 0x0f, 0xb9, 0x3d", ".long 0x53053053", "5:", "jmp 2f", ".previous",
             "2:", "lea {t}, [rip + 77b]", "mov fs:[{o} + 8], {t}",
             "3:", $first, "mov {t:e}, fs:[{o} + 4]",
-            "cmp {t:e}, dword ptr [rip + {params} + 56]", $out_of_range,
-            "shl {t}, {shift}", "add {t}, qword ptr [rip + {params} + 40]",
+            "cmp {t:e}, dword ptr [rip + {params} + 24]", $out_of_range,
+            "shl {t}, {shift}", "add {t}, qword ptr [rip + {params} + 8]",
             $($body,)*
             "4:",
             shift = const REGION_SHIFT, stop = const STOP_OFFSET, params = sym PARAMS, $($operands)*
@@ -161,7 +158,7 @@ pub(crate) fn pop(word: u32) -> *mut u8 {
     unsafe {
         section!("xor {r:e}, {r:e}", "jae 4f",
             "cmp dword ptr [{t} + {stop}], 0", "jne 4f",
-            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 48]",
+            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 16]",
             "mov {t:e}, dword ptr [{b}]", "sub {t:e}, 1", "js 4f",
             "mov {r}, [{b} + {t}*8 + 64]",
             "mov {next}, [{b} + {t}*8 + 56]",
@@ -186,7 +183,7 @@ pub(crate) fn push(word: u32, item: *mut u8) -> bool {
     unsafe {
         section!("", "jae {no}",
             "cmp dword ptr [{t} + {stop}], 0", "jne {no}",
-            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 48]",
+            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 16]",
             "mov {t:e}, dword ptr [{b}]", "cmp {t:e}, dword ptr [{b} + 8]", "jae {no}",
             "mov [{b} + {t}*8 + 64], {i}", "add {t:e}, 1",
             "mov dword ptr [{b}], {t:e}"; // commit
@@ -213,7 +210,7 @@ pub(crate) unsafe fn pop_run(word: u32, out: *mut *mut u8, most: u64) -> u32 {
     unsafe {
         section!("xor {k:e}, {k:e}", "jae 4f",
             "cmp dword ptr [{t} + {stop}], 0", "jne 4f",
-            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 48]",
+            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 16]",
             "mov {t:e}, dword ptr [{b}]", "test {t:e}, {t:e}", "jz 4f",
             "mov {k}, {most}", "cmp {k}, {t}", "cmova {k}, {t}",
             "sub {t}, {k}", "lea {from}, [{b} + {t}*8 + 64]",
@@ -244,7 +241,7 @@ pub(crate) unsafe fn push_run(word: u32, items: *const *mut u8, most: u64) -> u3
     unsafe {
         section!("xor {k:e}, {k:e}", "jae 4f",
             "cmp dword ptr [{t} + {stop}], 0", "jne 4f",
-            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 48]",
+            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 16]",
             "mov {t:e}, dword ptr [{b}]", "mov {c:e}, dword ptr [{b} + 8]", "sub {c}, {t}", "jbe 4f",
             "mov {k}, {most}", "cmp {k}, {c}", "cmova {k}, {c}",
             "lea {to}, [{b} + {t}*8 + 64]", "add {t}, {k}",
@@ -271,7 +268,7 @@ pub(crate) fn retire(word: u32, item: *mut u8, weight: u32) -> bool {
     unsafe {
         section!("", "jae {no}",
             "cmp dword ptr [{t} + {stop}], 0", "jne {no}",
-            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 48]",
+            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 16]",
             "mov {t}, [{b} + 16]", "mov {n:e}, {t:e}", "cmp {n:e}, dword ptr [{b} + 8]", "jae {no}",
             "mov [{b} + {n}*8 + 64], {i}", "add {t}, {inc}",
             "mov [{b} + 16], {t}"; // commit
@@ -293,7 +290,7 @@ pub(crate) fn retire_pair(word: u32, first: *mut u8, second: *mut u8, weight: u3
     unsafe {
         section!("", "jae {no}",
             "cmp dword ptr [{t} + {stop}], 0", "jne {no}",
-            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 48]",
+            "mov {b:e}, dword ptr [{t} + {w}]", "add {b}, qword ptr [rip + {params} + 16]",
             "mov {t}, [{b} + 16]", "mov {n:e}, {t:e}", "cmp {n:e}, dword ptr [{b} + 8]", "jae {no}",
             "mov [{b} + {n}*8 + 64], {i}", "mov [{b} + {n}*8 + 72], {k}", "add {t}, {inc}",
             "mov [{b} + 16], {t}"; // commit
@@ -337,7 +334,7 @@ pub(crate) fn close(word: u32, old: u64, fresh: u32) -> bool {
         section!("", "jae {no}",
             "cmp dword ptr [{t} + {stop}], 0", "jne {no}",
             "mov {b}, [{t} + {w}]", "cmp {b}, {old}", "jne {no}",
-            "mov {b:e}, {b:e}", "add {b}, qword ptr [rip + {params} + 48]", "mov dword ptr [{b} + 12], {closed:e}",
+            "mov {b:e}, {b:e}", "add {b}, qword ptr [rip + {params} + 16]", "mov dword ptr [{b} + 12], {closed:e}",
             "mov [{t} + {w}], {new}"; // commit
             t = out(reg) _, b = out(reg) _, old = in(reg) old, new = in(reg) new, closed = in(reg) old >> 32,
             o = in(reg) offset, w = in(reg) u64::from(word),  no = label { return false; }, options(nostack));

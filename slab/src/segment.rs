@@ -65,7 +65,6 @@ pub(crate) struct Segment {
     idle: AtomicU64,
 }
 
-const _: () = assert!(DESCRIPTORS <= crate::page::QUIET); // what frees load is where no block has a length
 const _: () = assert!(size_of::<Segment>() <= WORDS && DESCRIPTORS.is_multiple_of(align_of::<Slab>()));
 
 /// All bits but the header slab's.

@@ -1,11 +1,8 @@
 //! The per-CPU words themselves: nothing tears, nothing is in two hands, whatever interrupts.
 
-mod support;
-
 use quietus_slab::raw::{self, BlockNo, Word, pack, sites, unpack};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::*};
 use std::time::{Duration, Instant};
-use support::alone;
 
 fn block(cap: u32) -> BlockNo {
     let b = raw::page().expect("a page");
@@ -17,7 +14,6 @@ fn block(cap: u32) -> BlockNo {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_word_never_tears() {
-    let _alone = alone(); // one of them takes all words that there are
     extern "C" fn tick(_: libc::c_int) {}
     fn every(micros: i64) {
         let at = libc::timeval { tv_sec: 0, tv_usec: micros };
@@ -76,7 +72,6 @@ fn a_word_never_tears() {
 /// A region that is stopped is nobody else's: items taken from it by a drain are in no other hand.
 #[test]
 fn a_drain_excludes_the_sections_of_its_cpu() {
-    let _alone = alone(); // one of them takes all words that there are
     const ITEMS: usize = 96;
     let word = Word::allocate().unwrap();
     let held: Vec<AtomicBool> = (0..=ITEMS).map(|_| AtomicBool::new(false)).collect();
@@ -172,24 +167,4 @@ fn a_drain_excludes_the_sections_of_its_cpu() {
     assert_eq!(left, ITEMS, "items were lost or doubled");
     // SAFETY: the word is 0 everywhere and ours.
     unsafe { word.release() };
-}
-
-/// Each word once, and all of those that there are: 8,183, less what others in this process have.
-#[test]
-fn every_word_is_handed_out_once() {
-    let _alone = alone(); // one of them takes all words that there are
-    let mut words = Vec::new();
-    while let Some(word) = Word::allocate() {
-        words.push(word);
-    }
-    let offsets: std::collections::HashSet<u32> = words.iter().map(|w| w.get()).collect();
-    assert_eq!(offsets.len(), words.len(), "a word is there twice");
-    assert!((8100..=8183).contains(&words.len()), "{} words", words.len());
-    assert!(offsets.iter().all(|&at| at >= 64 && at < Word::NONE.get() && at % 8 == 0));
-    let apart = words.iter().take_while(|w| !matches!(w.get() % 64, 0 | 16)).count();
-    assert!(apart > 6000, "words at offsets where blocks have lengths come last: {apart}");
-    for word in words {
-        // SAFETY: nobody has used it, so it is 0 everywhere.
-        unsafe { word.release() };
-    }
 }
