@@ -223,7 +223,7 @@ impl Registry {
             // SAFETY: the chunk is not published yet, nobody else knows its address.
             chunk.next.with_mut(|next| unsafe { *next = head });
             let new = Box::into_raw(chunk);
-            // Release: pairs with the head load in iter (I).
+            // Release: pairs with the head load in first (I).
             let pushed = self.head.compare_exchange(head, new, Ordering::Release, Ordering::Relaxed);
             let Err(now) = pushed else {
                 // Relaxed: a hint.
