@@ -59,7 +59,12 @@ fn runs_move_what_fits() {
             assert!(word.pop_at(site).is_null());
         }
     }
-    raw::stop(|_| true, |stopped| drop(stopped.take(word, 0)));
+    raw::stop(
+        |_| true,
+        |stopped| {
+            stopped.take(word, 0);
+        },
+    );
     raw::put_page(b);
     // SAFETY: the word is 0 everywhere and ours.
     unsafe { word.release() };
