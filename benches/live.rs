@@ -1,8 +1,8 @@
 //! A program with 100 MiB in use: objects of 16 bytes to 4 KiB, one of them replaced at a time, on 1, 2 and 8 threads. What does an operation
 //! take, how much memory does the process have, how much when nine of ten, chosen at random, are freed, and how much when everything is?
 //!
-//! `RUSTFLAGS="--cfg quietus_jemalloc" cargo bench --bench live -- [--rounds N] [--ops N] [--threads 1,2,8]`. (Without the flag jemalloc is left out:
-//! it takes minutes to build.) Each figure takes a process of its own, and the contenders take turns: a
+//! `RUSTFLAGS="--cfg quietus_peers" cargo bench --bench live -- [--rounds N] [--ops N] [--threads 1,2,8]`. (Without the flag jemalloc and snmalloc are
+//! left out: building them takes time, cmake and a C++ compiler.) Each figure takes a process of its own, and the contenders take turns: a
 //! row is the median of the rounds, with the least and the greatest.
 
 use quietus::slab;
@@ -13,10 +13,10 @@ use std::sync::Barrier;
 use std::time::Instant;
 
 const LIVE: usize = 100 << 20;
-#[cfg(not(quietus_jemalloc))]
+#[cfg(not(quietus_peers))]
 const CONTENDERS: [&str; 3] = ["quietus", "mimalloc", "system"];
-#[cfg(quietus_jemalloc)]
-const CONTENDERS: [&str; 4] = ["quietus", "mimalloc", "jemalloc", "system"];
+#[cfg(quietus_peers)]
+const CONTENDERS: [&str; 5] = ["quietus", "mimalloc", "jemalloc", "snmalloc", "system"];
 
 /// The size classes, as an allocator among others.
 struct Quietus;
@@ -157,8 +157,10 @@ fn main() {
             return match name.as_str() {
                 "quietus" => child(&Quietus, threads, ops),
                 "mimalloc" => child(&mimalloc::MiMalloc, threads, ops),
-                #[cfg(quietus_jemalloc)]
+                #[cfg(quietus_peers)]
                 "jemalloc" => child(&tikv_jemallocator::Jemalloc, threads, ops),
+                #[cfg(quietus_peers)]
+                "snmalloc" => child(&snmalloc_rs::SnMalloc, threads, ops),
                 _ => child(&System, threads, ops),
             };
         }

@@ -1,5 +1,5 @@
-//! What memory costs, without grace periods: ours beside mimalloc and the system's `malloc` (and jemalloc, with
-//! `RUSTFLAGS="--cfg quietus_jemalloc"`). Contenders take turns in slices of about a millisecond, so what the machine does besides hits all of
+//! What memory costs, without grace periods: ours beside mimalloc and the system's `malloc` (and jemalloc and snmalloc, with
+//! `RUSTFLAGS="--cfg quietus_peers"`). Contenders take turns in slices of about a millisecond, so what the machine does besides hits all of
 //! them; a row is the median of the rounds, with the tenth and ninetieth percentile, and the ratio to the fastest peer, round by round.
 //!
 //! `pair`: 64 bytes allocated, written and freed. `batch`: 1,000 allocated, then 1,000 freed. `bulk`: the same with 64
@@ -11,9 +11,9 @@
 
 mod peers;
 
-#[cfg(quietus_jemalloc)]
-use peers::allocators::Jemalloc;
 use peers::allocators::{Classes, Malloc, Mimalloc, Nodes, Raw, Typed, pairs};
+#[cfg(quietus_peers)]
+use peers::allocators::{Jemalloc, Snmalloc};
 use peers::ring::{Place, Ring};
 use peers::{Handed, Node, Random, crew::scale};
 use quietus::slab::{self, Cache, Machine, SlabBox, Topology};
@@ -220,8 +220,8 @@ macro_rules! peers {
     ($of:ident $(, $bytes:literal)?) => {{
         #[allow(unused_mut)]
         let mut peers = contenders![$of::<Mimalloc $(, $bytes)?>(), $of::<Malloc $(, $bytes)?>()];
-        #[cfg(quietus_jemalloc)]
-        peers.push($of::<Jemalloc $(, $bytes)?>());
+        #[cfg(quietus_peers)]
+        peers.extend(contenders![$of::<Jemalloc $(, $bytes)?>(), $of::<Snmalloc $(, $bytes)?>()]);
         peers
     }};
 }

@@ -1,4 +1,5 @@
-//! Memory alone: ours, mimalloc, the system's `malloc`, and jemalloc with `--cfg quietus_jemalloc` (which takes minutes to build).
+//! Memory alone: ours, mimalloc, the system's `malloc`, and with `--cfg quietus_peers` jemalloc (which takes a minute or more to build) and snmalloc
+//! (which needs cmake and a C++ compiler).
 
 use super::Node;
 use mimalloc::MiMalloc;
@@ -129,8 +130,11 @@ global_alloc! {
     Mimalloc: MiMalloc => "mimalloc",
     Malloc: System => "system malloc"
 }
-#[cfg(quietus_jemalloc)]
-global_alloc! { Jemalloc: tikv_jemallocator::Jemalloc => "jemalloc" }
+#[cfg(quietus_peers)]
+global_alloc! {
+    Jemalloc: tikv_jemallocator::Jemalloc => "jemalloc",
+    Snmalloc: snmalloc_rs::SnMalloc => "snmalloc"
+}
 
 /// `n` nodes allocated and freed one after another.
 #[inline(never)]
