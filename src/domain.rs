@@ -20,6 +20,7 @@ use crate::wait::InsideSection;
 use quietus_kvfree::{
     Callback, Constrained, GracePeriods, Kvfree, LaneStats, Linked, MayNotWait, RcuHead, Reclaimable,
 };
+use quietus_slab::raw::once;
 use quietus_slab::{Cache, Call, Grace};
 use std::fmt;
 use std::ptr::NonNull;
@@ -157,7 +158,7 @@ impl Builder {
     /// As [`build`](Self::build).
     pub fn build_global(self) -> Result<&'static Domain, GlobalInUse> {
         let mut made = false;
-        let domain = GLOBAL.get_or_init(|| {
+        let domain = once(&GLOBAL, || {
             made = true;
             Domain::over(EngineRef::Global, self)
         });
@@ -213,7 +214,7 @@ impl Domain {
     /// The process's own domain, made at first use: the one that [`pin`](crate::pin) and [`Rcu`](crate::Rcu) use.
     #[inline]
     pub fn global() -> &'static Domain {
-        GLOBAL.get_or_init(|| Domain::over(EngineRef::Global, Builder::default()))
+        once(&GLOBAL, || Domain::over(EngineRef::Global, Builder::default()))
     }
 
     /// Opens a read-side section of this domain. Never blocks; the thread's first call registers it.

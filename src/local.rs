@@ -33,7 +33,8 @@ use crate::registry::Slot;
 use crate::sync::{Ordering, compiler_fence, thread_number};
 use std::cell::{Cell, RefCell};
 use std::ptr;
-use std::sync::{Arc, Once, Weak};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 
 /// The engine behind `pin`.
 pub(crate) static GLOBAL: Engine = Engine::new();
@@ -79,8 +80,8 @@ extern "C" fn forked() {
 
 #[cold]
 fn global_slot_slow() -> &'static Slot {
-    static ONCE: Once = Once::new();
-    fork::install(&ONCE, forked);
+    static DONE: AtomicBool = AtomicBool::new(false);
+    fork::install(&DONE, forked);
     let lives = AT_EXIT.try_with(|_| ()).is_ok();
     let slot = GLOBAL.claim(thread_number(), thread_name(lives));
     if !lives {

@@ -128,6 +128,7 @@ mod native {
     use super::{Mode, Reason, Report, os};
     use crate::sync::stat::{AtomicU64, Relaxed};
     use crate::sync::{Ordering, compiler_fence, fence};
+    use quietus_slab::raw::once;
     use std::sync::OnceLock;
 
     static REPORT: OnceLock<Report> = OnceLock::new();
@@ -191,7 +192,7 @@ mod native {
 
     /// The mode and why it was chosen. Asking latches it.
     pub fn report() -> &'static Report {
-        REPORT.get_or_init(|| {
+        once(&REPORT, || {
             let report = detect(std::env::var("QUIETUS_MEMBARRIER").ok());
             // Relaxed: whoever latches reads it after this OnceLock; before, 0 means a fence too many.
             ASYMMETRIC.store((report.mode == Mode::Asymmetric) as u64, Relaxed);

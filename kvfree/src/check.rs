@@ -29,7 +29,7 @@ pub(crate) enum What {
 
 /// A `Kvfree` in debug mode has been made.
 pub(crate) fn activate() {
-    RETIRED.get_or_init(Plane::new);
+    quietus_slab::raw::once(&RETIRED, Plane::new);
     // Relaxed: an object that is freed without being forgotten was retired by a `Kvfree` without debug mode.
     ACTIVE.store(true, Relaxed);
 }

@@ -318,7 +318,7 @@ impl<G: GracePeriods> Shared<G> {
 /// As many as there are CPUs, but four at most.
 pub(crate) fn usual() -> usize {
     static CORES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get().min(4)))
+    *quietus_slab::raw::once(&CORES, || std::thread::available_parallelism().map_or(1, |n| n.get().min(4)))
 }
 
 /// Starts a thread of that name that holds on to `shared`.

@@ -3,6 +3,7 @@
 //! Handed to by [`machine`](crate::machine), [`percpu`](crate::percpu) and [`cache`](crate::cache). Everything is sized by *possible* CPUs, never by
 //! online ones: a CPU that comes up later has its place already.
 
+use crate::lock::once;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -31,7 +32,7 @@ pub(crate) const MAX_NODES: u16 = 64;
 /// The topology of this machine, read once.
 pub fn topology() -> &'static Topology {
     static TOPOLOGY: OnceLock<Topology> = OnceLock::new();
-    TOPOLOGY.get_or_init(|| {
+    once(&TOPOLOGY, || {
         if cfg!(not(target_os = "linux")) || cfg!(quietus_portable) {
             return Topology::new(1, vec![0; parallelism().min(MAX_CPUS) as usize]);
         }

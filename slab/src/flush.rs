@@ -13,6 +13,7 @@
 
 use crate::cache::{Core, DEAD};
 use crate::life::alive;
+use crate::lock::once;
 use crate::order::{self, Rank};
 use crate::orphan;
 use crate::page::BlockNo;
@@ -37,7 +38,7 @@ struct CpuWork {
 /// One for each region.
 fn cpu_works() -> &'static [CpuWork] {
     static WORKS: OnceLock<Box<[CpuWork]>> = OnceLock::new();
-    WORKS.get_or_init(|| {
+    once::<Box<[_]>>(&WORKS, || {
         let work = |n| CpuWork {
             item: Item::new(run, n),
             core: AtomicPtr::new(null_mut()),

@@ -1,6 +1,6 @@
 //! Forks: a gate that keeps every thread out of the allocator's locks while the process is copied, and tells keepers of freed objects.
 //!
-//! Handed to by [`lock`](crate::lock), each of whose locks is taken inside the gate, and by [`percpu`](crate::percpu), which has the
+//! Handed to by [`lock`](crate::lock), each of whose locks is taken inside the gate, and whose [`once`](lock::once) has the
 //! handlers installed; hands to the [`hook`](crate::hook)s.
 //!
 //! A child has one thread. What another one held at that moment would stay locked for ever, with what it guards half-done. So the
@@ -21,10 +21,10 @@ use crate::lock::{self, Pass};
 use crate::percpu::{self, Lock};
 use std::cell::Cell;
 use std::sync::atomic::{
-    AtomicU32, AtomicUsize,
+    AtomicBool, AtomicU32, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release, SeqCst},
 };
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a fork waits for threads inside.
@@ -95,23 +95,26 @@ fn frozen() -> MutexGuard<'static, Option<Frozen>> {
 
 /// Has forks tell us. Once for the process; later calls do nothing.
 pub(crate) fn install() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        if std::env::var_os("QUIETUS_ATFORK").is_none_or(|setting| setting != "off") {
-            #[cfg(all(target_os = "linux", not(miri)))]
-            // SAFETY: the handlers are functions of this crate, which is never unloaded while its threads run.
-            unsafe {
-                libc::pthread_atfork(Some(prepare), Some(parent), Some(child));
-            }
+    // Not a `Once`, which a child might wait for.
+    static DONE: AtomicBool = AtomicBool::new(false);
+    // Relaxed: nothing is handed on.
+    if DONE.load(Relaxed) || DONE.swap(true, Relaxed) {
+        return;
+    }
+    if std::env::var_os("QUIETUS_ATFORK").is_none_or(|setting| setting != "off") {
+        #[cfg(all(target_os = "linux", not(miri)))]
+        // SAFETY: the handlers are functions of this crate, which is never unloaded while its threads run.
+        unsafe {
+            libc::pthread_atfork(Some(prepare), Some(parent), Some(child));
         }
-    });
+    }
 }
 
 #[cfg_attr(not(all(target_os = "linux", not(miri))), allow(dead_code))]
 extern "C" fn prepare() {
     let me = lock::thread();
     // Relaxed: this thread's own store, if it is its number.
-    if lock::held() || TURN.load(Relaxed) == me {
+    if lock::inside() || TURN.load(Relaxed) == me {
         // In a signal handler that interrupted the allocator, or another fork: its child may `exec`.
         return SKIPPED.with(|skipped| skipped.set(skipped.get() + 1));
     }
@@ -161,4 +164,48 @@ fn go_on(child: bool) {
     hook::after_fork(child);
     // Release: pairs with the exchange in `prepare`.
     TURN.store(0, Release);
+}
+
+#[cfg(all(test, target_os = "linux", not(miri)))]
+mod tests {
+    use super::*;
+    use crate::lock::once;
+    use std::sync::OnceLock;
+    use std::sync::atomic::AtomicBool;
+
+    /// Another thread is at it when the fork comes, and takes its time.
+    fn child_finds_it_made() -> bool {
+        let (cell, begun, over) = (OnceLock::new(), AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                once(&cell, || {
+                    begun.store(true, SeqCst);
+                    while FORKER.load(SeqCst) == 0 && !over.load(SeqCst) {
+                        std::thread::yield_now();
+                    }
+                    std::thread::sleep(Duration::from_millis(50));
+                })
+            });
+            while !begun.load(SeqCst) {
+                std::thread::yield_now();
+            }
+            // SAFETY: the child looks at a word, and ends.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                // SAFETY: the end.
+                unsafe { libc::_exit(i32::from(cell.get().is_none())) }
+            }
+            over.store(true, SeqCst);
+            let mut status = 0;
+            // SAFETY: our own child.
+            assert_eq!(unsafe { libc::waitpid(pid, &mut status, 0) }, pid);
+            status == 0
+        })
+    }
+
+    /// (On a busy machine a fork's patience may end first: not each time.)
+    #[test]
+    fn a_child_finds_made_what_was_being_made() {
+        assert!((0..20).any(|_| child_finds_it_made()));
+    }
 }

@@ -6,6 +6,7 @@
 //! # Ordering
 //! Release to set, Acquire to ask: the segment's descriptors. Whether an address is known while its segment comes or goes is nobody's to say.
 
+use crate::lock::once;
 use crate::os::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{
@@ -25,7 +26,7 @@ static UNKNOWN: AtomicBool = AtomicBool::new(false);
 /// The bits, in lazily backed memory: a page of them speaks for 128 GiB. `None`: no address space for them.
 fn bits() -> Option<&'static [AtomicU64]> {
     static BITMAP: OnceLock<Option<Range>> = OnceLock::new();
-    let range = BITMAP.get_or_init(|| Range::reserve(BITS / 8, BITS / 8)).as_ref()?;
+    let range = once(&BITMAP, || Range::reserve(BITS / 8, BITS / 8)).as_ref()?;
     // SAFETY: zeroed memory of that size, aligned to a page, immortal with the static, accessed as atomics only.
     Some(unsafe { std::slice::from_raw_parts(range.base().cast::<AtomicU64>(), BITS / 64) })
 }

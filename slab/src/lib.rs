@@ -134,8 +134,7 @@ pub mod raw {
     pub use crate::hook::{Hook, hook};
     pub use crate::hotplug::fail_at;
     pub use crate::kmalloc::slab;
-    pub use crate::lock::held;
-    pub use crate::lock::{Held, Lock};
+    pub use crate::lock::{Held, Lock, held, once};
     pub use crate::os::{Range, prefetch};
     pub use crate::page::{
         BLOCK_BYTES, Block, BlockNo, SLOTS, Stack, WEIGHT_UNIT, grow, page, page_stats, put_page, set_page_limit,

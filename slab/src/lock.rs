@@ -1,7 +1,8 @@
 //! The one mutex of this crate and of `quietus-kvfree`: while a thread holds any of them it is marked, so that a signal handler which interrupts it can tell.
 //!
 //! Handed to by every module that has a lock. A handler may allocate, free and retire: fast paths take no lock, and a slow path
-//! that finds its own thread [`held`] fails over instead of waiting for itself ([`cache`](crate::cache)).
+//! that finds its own thread [`held`] fails over instead of waiting for itself ([`cache`](crate::cache)). What the process makes once is
+//! made inside the same gate ([`once`]), or a child would wait for ever for a thread that was making it.
 //!
 //! # Ordering
 //! That of the mutex. The mark is one thread's own word; the compiler fences keep it outside the lock as a handler sees it.
@@ -13,17 +14,26 @@ use std::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
     compiler_fence,
 };
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::Duration;
 
 thread_local! {
-    /// Locks of the allocator that this thread holds or waits for.
+    /// Locks of the allocator that this thread holds or waits for; and, in steps of [`MAKING`], what it makes once. Inside the gate if not 0.
     static DEPTH: AtomicU32 = const { AtomicU32::new(0) };
 }
+
+const LOCK: i32 = 1;
+const MAKING: i32 = 1 << 16;
 
 /// Is this thread inside one of the allocator's locks? True only in a signal handler that interrupted it there.
 pub fn held() -> bool {
     // Relaxed: this thread's own word; atomic because a handler may read it in the middle.
+    DEPTH.try_with(|d| d.load(Relaxed)).unwrap_or(0) & (MAKING as u32 - 1) != 0
+}
+
+/// Is this thread inside the gate? In a signal handler or in what is made once, else it does not ask.
+pub(crate) fn inside() -> bool {
+    // Relaxed: as in `held`.
     DEPTH.try_with(|d| d.load(Relaxed)).unwrap_or(0) > 0
 }
 
@@ -32,7 +42,7 @@ pub(crate) fn thread() -> usize {
     DEPTH.with(|d| std::ptr::from_ref(d).addr())
 }
 
-/// Changes the mark by one; returns what it was.
+/// Changes the mark; returns what it was.
 fn mark(step: i32) -> u32 {
     // SeqCst (compiler only): the mark is outside the lock, as a handler on this thread sees it.
     compiler_fence(SeqCst);
@@ -46,34 +56,51 @@ fn mark(step: i32) -> u32 {
     was
 }
 
-/// The mark of a lock, which is taken inside the gate of [`fork`].
-struct Mark;
+/// The mark of a lock, or of something that is made once: inside the gate of [`fork`].
+struct Mark<const STEP: i32>;
 
-impl Mark {
-    fn new() -> Mark {
-        if mark(1) == 0 {
+impl<const STEP: i32> Mark<STEP> {
+    fn new() -> Self {
+        if mark(STEP) == 0 {
             fork::enter(thread());
         }
         Mark
     }
     /// Not while the process forks.
-    fn try_new() -> Option<Mark> {
-        if mark(1) == 0 && !fork::try_enter(thread()) {
-            mark(-1);
+    fn try_new() -> Option<Self> {
+        if mark(STEP) == 0 && !fork::try_enter(thread()) {
+            mark(-STEP);
             return None;
         }
         Some(Mark)
     }
 }
 
-impl Drop for Mark {
+impl<const STEP: i32> Drop for Mark<STEP> {
     fn drop(&mut self) {
         // Relaxed: as in `held`. Outside before the mark goes: a handler in between keeps out by itself.
-        if DEPTH.with(|d| d.load(Relaxed)) == 1 {
+        if DEPTH.with(|d| d.load(Relaxed)) == STEP as u32 {
             fork::leave(thread());
         }
-        mark(-1);
+        mark(-STEP);
     }
+}
+
+/// What `cell` holds, made now if nobody has: no fork comes while it is made. (`make` may take locks. A signal handler that wants what its own
+/// thread is making waits for ever, as with any `OnceLock`.)
+#[inline]
+pub fn once<T>(cell: &OnceLock<T>, make: impl FnOnce() -> T) -> &T {
+    match cell.get() {
+        Some(value) => value,
+        None => once_slow(cell, make),
+    }
+}
+
+#[cold]
+fn once_slow<T>(cell: &OnceLock<T>, make: impl FnOnce() -> T) -> &T {
+    fork::install();
+    let _inside = Mark::<MAKING>::new();
+    cell.get_or_init(make)
 }
 
 /// The mark of a thread that forks: locks within are not looked after by the gate.
@@ -81,14 +108,14 @@ pub(crate) struct Pass(());
 
 impl Pass {
     pub(crate) fn new() -> Pass {
-        mark(1);
+        mark(LOCK);
         Pass(())
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        mark(-1);
+        mark(-LOCK);
     }
 }
 
@@ -119,7 +146,7 @@ impl<T> Lock<T> {
 }
 
 /// A lock that is held. Always `Some`, but while it is waited in a [`Signal`]. (The guard goes before its mark.)
-pub struct Held<'a, T>(Option<MutexGuard<'a, T>>, #[allow(dead_code)] Mark);
+pub struct Held<'a, T>(Option<MutexGuard<'a, T>>, #[allow(dead_code)] Mark<LOCK>);
 
 impl<T> Deref for Held<'_, T> {
     type Target = T;

@@ -18,6 +18,7 @@
 //! because a stale reader may look: statistics, and the pop of a stack, which reads `next` of a block that it may not get.
 //! Pair **N**: [`Stack::push`] Release, [`Stack::pop`] Acquire — the contents of a page that changes hands.
 
+use crate::lock::once;
 use crate::os;
 use std::cell::UnsafeCell;
 use std::sync::OnceLock;
@@ -252,7 +253,7 @@ static LIMIT: AtomicU32 = AtomicU32::new(u32::MAX);
 
 fn range() -> &'static Range {
     static RANGE: OnceLock<Range> = OnceLock::new();
-    RANGE.get_or_init(|| {
+    once(&RANGE, || {
         let (base, bytes) = os::reserve_up_to(os::BLOCK_RANGE, 1 << 20).expect("no address space for blocks (1 MiB)");
         // Relaxed: having a number means having synchronised with the storing of these (`range`).
         BASE.store(base.as_ptr().cast(), Relaxed);

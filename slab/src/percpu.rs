@@ -18,11 +18,11 @@
 //! the whole process: a try-lock does not exclude a sequence's commit, so the two never share a region.
 
 use crate::cpu;
-use crate::lock::{Held, Lock as Mutex};
+use crate::lock::{Held, Lock as Mutex, once};
 pub(crate) use crate::machine::REGION_SHIFT;
 use crate::machine::{self, Machine};
 use crate::page::{self, BlockNo};
-use crate::{fork, os, rseq};
+use crate::{os, rseq};
 use std::sync::OnceLock;
 use std::sync::atomic::{
     AtomicU32, AtomicU64,
@@ -60,9 +60,8 @@ fn switched_off() -> bool {
 }
 
 fn area() -> &'static Area {
-    AREA.get_or_init(|| {
+    once(&AREA, || {
         page::init();
-        fork::install();
         let cpus = cpu::topology().possible;
         let found = if switched_off() { Err("switched off by QUIETUS_RSEQ") } else { rseq::detect() };
         let (own, slots) = if found.is_ok() { (cpus, STRAYS) } else { (0, cpus) };

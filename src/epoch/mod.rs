@@ -52,6 +52,7 @@ use crate::domain::{Domain, Flavour};
 use crate::flavour::Epoch;
 use crate::section::sealed::Sealed;
 use crossbeam_epoch::Collector;
+use quietus_slab::raw::once;
 use source::EpochRef;
 use std::sync::OnceLock;
 
@@ -74,7 +75,7 @@ impl Flavour for Epoch {
 #[inline]
 pub fn domain() -> &'static Domain<Epoch> {
     static DOMAIN: OnceLock<Domain<Epoch>> = OnceLock::new();
-    DOMAIN.get_or_init(|| over(crossbeam_epoch::default_collector(), Builder::default()))
+    once(&DOMAIN, || over(crossbeam_epoch::default_collector(), Builder::default()))
 }
 
 fn over(collector: &Collector, settings: Builder) -> Domain<Epoch> {

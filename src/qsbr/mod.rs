@@ -43,8 +43,10 @@ use crate::engine::Engine;
 use crate::flavour::Qsbr;
 use crate::fork;
 use crate::section::sealed::Sealed;
+use quietus_slab::raw::once;
 pub(crate) use source::QsbrRef;
-use std::sync::{Arc, Once, OnceLock};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
 pub(crate) use crate::local::QSBR as GLOBAL;
 
@@ -54,8 +56,8 @@ fn tell_of_forks() {
         // SAFETY: (1) called by fork, in the child.
         unsafe { GLOBAL.forked() };
     }
-    static ONCE: Once = Once::new();
-    fork::install(&ONCE, forked);
+    static DONE: AtomicBool = AtomicBool::new(false);
+    fork::install(&DONE, forked);
 }
 
 impl Sealed for Qsbr {}
@@ -76,7 +78,7 @@ impl Flavour for Qsbr {
 #[inline]
 pub fn domain() -> &'static Domain<Qsbr> {
     static DOMAIN: OnceLock<Domain<Qsbr>> = OnceLock::new();
-    DOMAIN.get_or_init(|| Domain::over(QsbrRef::Global, Builder::default()))
+    once(&DOMAIN, || Domain::over(QsbrRef::Global, Builder::default()))
 }
 
 impl Domain<Qsbr> {

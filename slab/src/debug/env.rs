@@ -6,6 +6,7 @@
 //! letters: all checks; no names: all caches; `-`: none. A cache takes the first group that names it, else the last one that names none.
 
 use super::flags::DebugFlags;
+use crate::lock::once;
 use std::fmt;
 use std::io::Write;
 use std::sync::OnceLock;
@@ -60,7 +61,7 @@ fn value() -> Option<std::ffi::OsString> {
 /// What the environment asks for in a cache of this name.
 pub(crate) fn flags_of(name: &str) -> DebugFlags {
     static RULES: OnceLock<Rules> = OnceLock::new();
-    let rules = RULES.get_or_init(|| {
+    let rules = once(&RULES, || {
         let Some(value) = value() else { return Rules::default() };
         parse(&value).unwrap_or_else(|error| {
             // A program without standard error goes on, too.
