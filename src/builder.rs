@@ -84,7 +84,7 @@ impl Builder {
     }
     /// Most workers the domain may have at a time, from 1 to 16. There is one, and more are started only while destructors or
     /// deferred functions pile up, or one of them takes long: then they run on several threads at a time. They end when there is nothing
-    /// left for them. Default: as many as there are CPUs, but four at most.
+    /// left for them. Default: as many as there are CPUs, but four at most. Other numbers are taken for the nearest of these.
     pub fn most_workers(mut self, n: usize) -> Self {
         self.config.most_workers = n;
         self

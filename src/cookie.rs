@@ -14,6 +14,12 @@ use std::time::{Duration, Instant};
 ///
 /// It can be polled ([`is_elapsed`](Self::is_elapsed)), waited for on a thread ([`wait`](Self::wait)), and awaited, on any executor:
 /// [`Elapse`](crate::Elapse). However many wait together, at most two grace periods serve them all: the one that was under way, and the next.
+///
+/// ```
+/// async fn after_all_readers(domain: &quietus::Domain) {
+///     domain.cookie().await; // every section that was open has ended
+/// }
+/// ```
 pub struct Cookie<'d, F: Flavour = Memb> {
     domain: &'d Domain<F>,
     number: u64,

@@ -145,7 +145,8 @@ pub struct Domain<F: Flavour = Memb> {
 }
 
 impl Builder {
-    /// Makes the global domain with these settings, if nothing has used it yet. Errors: something has.
+    /// Makes the global domain with these settings, if nothing has used it yet. Errors: something has. (Retiring, waiting and `stats` are uses. Guards alone are not:
+    /// those that are open count, as always.)
     ///
     /// ```
     /// quietus::Domain::builder().budget(64 << 20).build_global()?;

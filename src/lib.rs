@@ -1,4 +1,4 @@
-//! Userspace RCU whose deferred free is cheaper than an immediate one.
+//! Userspace RCU: a deferred free for a few nanoseconds, with the allocator that takes the memory back.
 //!
 //! Readers open a section ([`pin`]) and follow pointers that others may unlink at any time; what was unlinked is freed
 //! after a grace period, when every section that might still see it has ended. Retired memory goes in batches through

@@ -29,7 +29,7 @@ pub enum OnOverflow {
     Help,
     /// Waits, too, until no more than the budget is pending, or [`wait_limit`](crate::Config::wait_limit) has passed; but never inside a
     /// section, in a deferred function or destructor, on a worker, or in a signal handler. Then no more than the budget, one block for
-    /// each retiring thread, and the open blocks are pending. Not for threads that hold a lock which a reader or a destructor takes.
+    /// each retiring thread, and the open blocks are pending; and while a reader stalls, a block more of each such thread whenever its limit has passed. Not for threads that hold a lock which a reader or a destructor takes.
     Wait,
 }
 

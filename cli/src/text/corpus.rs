@@ -46,7 +46,7 @@ impl Corpus {
             for path in paths {
                 if !path.exists() {
                     return Err(format!(
-                        "no such file or directory, and no command (index, scale, latency, env, help): '{}'",
+                        "no such file or directory, and no command (index, scale, latency, torture, top, slabinfo, env, help): '{}'",
                         path.display()
                     ));
                 }
