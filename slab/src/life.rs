@@ -191,11 +191,14 @@ impl Core {
         }
     }
 
-    /// Gives a slab that is free to its pool.
+    /// Gives a slab that is free to its pool. (One whose free objects were written to is reported, and leaked.)
     pub(crate) fn put_away(&'static self, slab: &'static Slab) {
         let origin = slab.origin();
+        let sound = self.check_away(slab);
         self.forget(slab);
-        Pool::put_slab(slab);
+        if sound {
+            Pool::put_slab(slab);
+        }
         if origin != 0 {
             Self::by_id(origin).drop_lives(1); // kept for this slab
         }

@@ -274,6 +274,43 @@ fn b_4_red_zones() {
     }
 }
 
+/// What nobody allocates again is looked at when its slab goes.
+#[test]
+fn b_4_a_slab_that_goes_is_looked_at() {
+    let reports = reports();
+    for (flags, offset) in [(DebugFlags::POISON, 5), (DebugFlags::RED_ZONES, 13), (DebugFlags::ALL, 12)] {
+        for shrink in [true, false] {
+            let cache = debug::<Object>("goes", flags);
+            let p = raw(cache.alloc([0; 13])).cast::<u8>();
+            // SAFETY: a live object of 13 bytes and the zone behind it; then a free one, whose slab the cache keeps.
+            unsafe {
+                cache.free(p.cast());
+                p.add(offset).write(1);
+            }
+            reports.none();
+            if shrink {
+                cache.shrink();
+                let s = cache.stats();
+                assert_eq!((s.slabs, s.slabs_frozen, s.corruptions), (0, 1, 1));
+            }
+            assert!(cache.destroy().is_ok());
+            let found = reports.one();
+            assert_eq!((found.cache, found.address), ("goes", p.addr()));
+            match found.fault {
+                Fault::UseAfterFree { offset: at, found: 1, .. } => assert_eq!(at, offset as isize),
+                Fault::RedZone { side: Side::Right, found: 1, .. } => assert_eq!(flags, DebugFlags::RED_ZONES),
+                fault => panic!("{fault:?}"),
+            }
+            assert_eq!(found.freed.is_some(), flags == DebugFlags::ALL);
+        }
+    }
+    // Nothing of all this is used again.
+    let cache = debug::<Object>("after", DebugFlags::ALL);
+    drop((0..3000).map(|_| cache.alloc([1; 13])).collect::<Vec<_>>());
+    assert!(cache.destroy().is_ok());
+    reports.none();
+}
+
 #[test]
 fn b_4_a_write_after_the_free_is_found_by_the_next_allocation() {
     let reports = reports();

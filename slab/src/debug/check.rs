@@ -1,4 +1,4 @@
-//! The checks: of a slab that comes to a cache, of an object that leaves its slab, and of one that comes back.
+//! The checks: of a slab that comes to a cache, of one that goes, of an object that leaves its slab, and of one that comes back.
 //!
 //! Called by [`cache`](crate::cache)'s slow paths and [`node`](crate::node), outside every lock; hands what it finds to
 //! [`fault`](super::fault).
@@ -43,6 +43,23 @@ impl Core {
         }
     }
 
+    /// Looks at a slab that is about to leave the cache, all of it free. False: an object was written to, and the slab is not to be used again.
+    pub(crate) fn check_away(&'static self, slab: &'static Slab) -> bool {
+        if !self.debug.has_sheets() {
+            return true;
+        }
+        let Some(sheet) = self.debug.sheets.get(start_of(slab).addr()) else { return true };
+        let wrong = (0..slab.objects()).find_map(|index| {
+            // SAFETY: the slab is ours, and all its objects are free.
+            let fault = unsafe { self.look_at_bytes(self.place_of(slab.object(index)), true) };
+            fault.map(|fault| (index, fault))
+        });
+        let Some((index, fault)) = wrong else { return true };
+        self.counters.slabs_frozen.add(1);
+        self.complain(slab.object(index), fault, sheet.tracks(index));
+        false
+    }
+
     fn place_of(&self, object: *mut u8) -> Place {
         let (size, lead) = (self.debug.size() as usize, self.debug.lead() as usize);
         Place { object, size, lead, tail: self.stride() as usize - lead - size }
@@ -72,6 +89,15 @@ impl Core {
                 return Some(Fault::Count { expected, found });
             }
         }
+        // SAFETY: by (1).
+        unsafe { self.look_at_bytes(place, free) }
+    }
+
+    /// What is wrong in and around an object.
+    ///
+    /// # Safety
+    /// 1. The object is the caller's.
+    unsafe fn look_at_bytes(&self, place: Place, free: bool) -> Option<Fault> {
         if self.debug.has(DebugFlags::RED_ZONES) {
             let byte = if free { RED_INACTIVE } else { RED_ACTIVE };
             // SAFETY: by (1).

@@ -32,7 +32,7 @@ impl DebugFlags {
     pub const CONSISTENCY: Self = Self(1);
     /// `Z`: bytes before and behind each object that nobody may write (`SLAB_RED_ZONE`). Left out where they would not fit 64 KiB.
     pub const RED_ZONES: Self = Self(2);
-    /// `P`: free objects are filled, and looked at before they are handed out again (`SLAB_POISON`).
+    /// `P`: free objects are filled, and looked at before they are handed out again, or their slab leaves the cache (`SLAB_POISON`).
     pub const POISON: Self = Self(4);
     /// `U`: who allocated and freed each object, with backtraces (`SLAB_STORE_USER`). Costs microseconds.
     pub const OWNERS: Self = Self(8);
