@@ -20,7 +20,7 @@
 
 use crate::membarrier;
 use crate::sync::stat::Relaxed;
-use crate::sync::{AtomicPtr, AtomicU64, Ordering, UnsafeCell, const_unless_loom, fence, hold, stat};
+use crate::sync::{AtomicPtr, AtomicU64, Ordering, UnsafeCell, const_unless_loom, fence, stat};
 use std::ptr;
 use std::{iter, slice};
 
@@ -123,7 +123,10 @@ impl Slot {
     fn describe(&self, name: Option<Box<str>>) {
         // Relaxed: a statistic.
         self.tid.store(os_thread_id(), Relaxed);
-        *hold(&self.name) = name;
+        // Not waited for: whoever has it may be the thread that this handler has interrupted.
+        if let Some(mut old) = self.name.try_lock() {
+            *old = name;
+        }
     }
 }
 

@@ -330,9 +330,9 @@ impl<G: GracePeriods> Shared<G> {
     /// section as short as most are has begun after those cookies, and does not hold it up; one that begins later would wait for
     /// this very section. True: all that is queued has elapsed.
     fn push_ahead(&self) -> bool {
-        // Relaxed: a hint; any cookie may be asked about.
-        let youngest = Cookie(self.youngest.load(Relaxed));
-        self.gp.inside() == Some(true) && self.gp.is_cheap() && self.gp.advance(youngest)
+        // Relaxed: a hint; any cookie that was given may be asked about.
+        let youngest = self.youngest.load(Relaxed);
+        youngest != 0 && self.gp.is_cheap() && self.gp.inside() == Some(true) && self.gp.advance(Cookie(youngest))
     }
 
     /// The retirer's share of the work: reclaim what has elapsed; from `batch_bytes` on push the grace period; above the budget

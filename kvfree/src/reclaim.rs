@@ -142,30 +142,39 @@ impl<G: GracePeriods> Shared<G> {
 
     fn reclaim(&self, batch: Batch) {
         /// Counts the batch as done, whatever happens to it.
-        struct Done<'s, G: GracePeriods>(&'s Shared<G>, Batch, Size);
+        struct Done<'s, G: GracePeriods> {
+            shared: &'s Shared<G>,
+            batch: Batch,
+            size: Size,
+            freed: bool,
+        }
         impl<G: GracePeriods> Drop for Done<'_, G> {
             fn drop(&mut self) {
-                self.0.counters.finished(self.2);
-                self.0.running.finished(&self.1);
+                let Done { shared, batch, size, freed } = self;
+                if !*freed {
+                    shared.counters.forsaken(*size);
+                }
+                shared.counters.finished(*size);
+                shared.running.finished(batch);
             }
         }
         let size = measure(batch.first);
-        let done = Done(self, batch, size);
-        let batch = &done.1;
-        let _calling = batch.calls.then(|| {
+        let (first, cookie, calls) = (batch.first, batch.cookie, batch.calls);
+        let mut done = Done { shared: self, batch, size, freed: false };
+        let _calling = calls.then(|| {
             worker::count_call();
             self.calling()
         });
-        if self.gp.poll(batch.cookie) {
-            let mut b = batch.first;
+        if self.gp.poll(cookie) {
+            let mut b = first;
             while b.is_some() {
                 let next = b.block().next();
                 self.free_block(b);
                 b = next;
             }
+            done.freed = true;
         } else {
-            self.counters.forsaken(size);
-            self.report_taken_back(batch.cookie, size.objects);
+            self.report_taken_back(cookie, size.objects);
         }
     }
 

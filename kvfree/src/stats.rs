@@ -111,15 +111,16 @@ impl Counters {
         self.forsaken_bytes.add(size.bytes);
         self.leaked.add(size.objects);
     }
-    /// Queued, and not dealt with yet. Never less than it is: what was finished is looked at first, and was queued before.
+    /// Queued, and not dealt with yet. Never less than it is: what was finished is looked at first, and was queued before. (A child that forked in a
+    /// page source or an account may have finished its batch twice.)
     pub(crate) fn waiting_objects(&self) -> u64 {
         let finished = self.finished_objects.get_acquire();
-        self.queued_objects.get() - finished
+        self.queued_objects.get().saturating_sub(finished)
     }
     /// The bytes of that.
     pub(crate) fn waiting_bytes(&self) -> u64 {
         let finished = self.finished_bytes.get_acquire();
-        self.queued_bytes.get() - finished
+        self.queued_bytes.get().saturating_sub(finished)
     }
     /// Freed, with a block or without.
     pub(crate) fn reclaimed(&self) -> Size {

@@ -56,13 +56,12 @@ impl Drop for Groups {
 }
 
 impl Core {
-    /// Fills `out` with free objects, from the front; returns how many could be had. What is left over at least one block takes whole blocks
-    /// from the barn or the slabs, and the CPU's stay as they are.
-    pub(crate) fn alloc_run(&'static self, out: &mut [MaybeUninit<*mut u8>]) -> usize {
-        let mut n = 0;
-        while n < out.len() {
-            let rest = &mut out[n..];
-            n += match self.pop_run(rest) {
+    /// Fills `out` with free objects, from the front, and counts them in `n`, which says at any time how many there are: an account may panic. What is left
+    /// over at least one block takes whole blocks from the barn or the slabs, and the CPU's stay as they are.
+    pub(crate) fn alloc_run(&'static self, out: &mut [MaybeUninit<*mut u8>], n: &mut usize) {
+        while *n < out.len() {
+            let rest = &mut out[*n..];
+            *n += match self.pop_run(rest) {
                 0 => match self.whole_block(rest) {
                     0 => {
                         let p = if self.is_array() { self.alloc_past() } else { self.alloc_slow() };
@@ -77,7 +76,6 @@ impl Core {
                 got => got,
             }
         }
-        n
     }
 
     /// A run of what this CPU has. (Bulk operations leave arrays alone.)
@@ -131,7 +129,7 @@ impl Stock {
     /// Fills an empty one with up to `n` objects.
     pub(crate) fn fill(&mut self, n: usize) {
         debug_assert_eq!(self.len, 0);
-        self.len = self.core.alloc_run(&mut self.objects[..n]);
+        self.core.alloc_run(&mut self.objects[..n], &mut self.len);
     }
     /// The next one, newest first.
     #[inline(always)]

@@ -157,11 +157,14 @@ pub fn alloc_bulk(layout: Layout, out: &mut [MaybeUninit<NonNull<u8>>]) -> usize
     let out = unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<*mut u8>]) };
     // Acquire: pairs with the Release in `make`.
     // SAFETY: stored from `Word::get`.
-    let n = unsafe { Word::from_raw(WORDS[class].load(Acquire)) }.pop_run(out);
+    let mut n = unsafe { Word::from_raw(WORDS[class].load(Acquire)) }.pop_run(out);
     if n == out.len() {
         return n;
     }
-    n + cache(class).map_or(0, |core| core.alloc_run(&mut out[n..]))
+    if let Ok(core) = cache(class) {
+        core.alloc_run(out, &mut n);
+    }
+    n
 }
 
 /// Frees memory of [`alloc`] or of any cache, by its address.

@@ -4,13 +4,14 @@
 //! or two; the time is the page faults'.
 
 use crate::AllocError;
-use crate::segment::{Pool, SEGMENT, SLAB_BYTES};
+use crate::segment::{DESCRIPTORS, Pool, SEGMENT, SLAB_BYTES};
 use crate::slab::Slab;
 use std::alloc::Layout;
 use std::ptr::NonNull;
 
 /// Where an object of small alignment begins: behind the header and the first descriptor.
-const OFFSET: usize = 1024;
+const OFFSET: usize = 2048;
+const _: () = assert!(OFFSET >= DESCRIPTORS + size_of::<Slab>() && OFFSET.is_power_of_two());
 
 /// Zeroed memory of this layout. Alignments above 2 MiB are refused.
 #[cold]

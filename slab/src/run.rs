@@ -23,6 +23,9 @@ impl Block {
         // SAFETY: by (1); the slice is used at once.
         let all = unsafe { self.pointers() };
         let (left, run) = all.split_at(all.len().saturating_sub(out.len()));
+        if run.is_empty() {
+            return 0; // it may be the block that belongs to nobody
+        }
         for (slot, &p) in out.iter_mut().zip(run) {
             slot.write(p);
         }

@@ -38,7 +38,7 @@ const SLABS: usize = SEGMENT / SLAB_BYTES;
 /// Where the slabs' words begin in a segment.
 const WORDS: usize = 256;
 /// Where descriptors begin in a segment.
-const DESCRIPTORS: usize = WORDS + SLABS * size_of::<AtomicU32>();
+pub(crate) const DESCRIPTORS: usize = WORDS + SLABS * size_of::<AtomicU32>();
 /// End of header and descriptors.
 pub(crate) const HEADER: usize = DESCRIPTORS + SLABS * size_of::<Slab>();
 

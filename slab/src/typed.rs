@@ -296,7 +296,7 @@ impl<T> Cache<T> {
 
     /// Moves values into objects of the cache until one of both runs out. Returns how many were added to `out`; the value that
     /// found no memory comes back in the error. Memory is taken in runs, as many as the iterator promises values, 64 at most; what it does not
-    /// want after all is freed. Nothing is held while the iterator runs: it may use the cache, and panic.
+    /// want after all is freed. No lock is held while the iterator runs, but those objects are: it may use the cache, and panic.
     pub fn alloc_bulk(
         &self,
         values: impl IntoIterator<Item = T>,

@@ -3,13 +3,13 @@
 mod support;
 
 use quietus_slab::raw::{self, BlockNo, Word, pack, sites};
-use quietus_slab::{Cache, SlabBox, alloc_bulk, free_bulk};
+use quietus_slab::{Account, Cache, SlabBox, alloc_bulk, free_bulk};
 use std::alloc::Layout;
 use std::collections::HashSet;
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use support::alone;
 
@@ -238,4 +238,30 @@ fn runs_under_signals_are_in_one_hand() {
     let stats = cache.stats();
     assert_eq!((stats.live, stats.refused), (0, 0), "{stats:?}");
     assert_eq!(stats.free_in_slabs, stats.objects, "an object is lost");
+}
+
+/// An account that panics when it is asked for the fourth time.
+#[derive(Default)]
+struct Broke(AtomicUsize);
+
+impl Account for Broke {
+    fn charge(&self, _: usize) {
+        assert!(self.0.fetch_add(1, Relaxed) != 3, "broke");
+    }
+    fn uncharge(&self, _: usize) {}
+}
+
+/// What a run has got when memory for the rest panics is freed.
+#[test]
+fn a_panic_for_more_loses_nothing() {
+    let _alone = alone();
+    let account: &'static Broke = Box::leak(Box::default());
+    let cache: Cache<[u64; 512]> = Cache::builder("broke").account(account).block_capacity(4).build().unwrap();
+    let mut out = Vec::new();
+    let panicked = catch_unwind(AssertUnwindSafe(|| cache.alloc_bulk((0..64).map(|n| [n; 512]), &mut out)));
+    assert!(panicked.is_err() && account.0.load(Relaxed) >= 4);
+    let kept = out.len();
+    drop(out);
+    cache.flush();
+    assert_eq!(cache.stats().live, 0, "{kept} were handed out");
 }
