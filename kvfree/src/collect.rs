@@ -332,7 +332,8 @@ impl<G: GracePeriods> Shared<G> {
     fn push_ahead(&self) -> bool {
         // Relaxed: a hint; any cookie that was given may be asked about.
         let youngest = self.youngest.load(Relaxed);
-        youngest != 0 && self.gp.is_cheap() && self.gp.inside() == Some(true) && self.gp.advance(Cookie(youngest))
+        let inside = self.gp.is_cheap() && self.gp.inside() == Some(true);
+        inside && (youngest == 0 || self.gp.advance(Cookie(youngest)))
     }
 
     /// The retirer's share of the work: reclaim what has elapsed; from `batch_bytes` on push the grace period; above the budget

@@ -108,10 +108,10 @@ fn slabinfo_tells_free_slabs() {
     let cache: Cache<[u64; 1024]> = Cache::new("kept for the next");
     let held: Vec<_> = (0..16).map(|n| cache.alloc([n; 1024])).collect();
     let row = || slabinfo().caches.into_iter().find(|row| row.stats.name == "kept for the next").unwrap();
-    assert_eq!(
-        (row().active_slabs(), row().stats.slabs, row().objects_per_slab(), row().pages_per_slab()),
-        (2, 2, 8, 16)
-    );
+    let full = row();
+    assert_eq!((full.objects_per_slab(), full.pages_per_slab()), (8, 16));
+    // Two, or one more for an object that was taken past the CPU's block, which somebody was looking at.
+    assert!((2..=3).contains(&full.stats.slabs) && full.active_slabs() == full.stats.slabs, "{full:?}");
     drop(held);
     cache.flush();
     let row = row();
