@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Each model runs twice, once per stand-in for the asymmetric fence. docs/ORDERING.md says which letter is borne by
-//! which model, and which mutations each was seen to catch.
+//! which model, and which mutations each was seen to catch. (Above 500 lines: one table of models, which share what they start from.)
 #![cfg(quietus_loom)]
 
 use quietus::model::{Engine, Link, Object, Reader, StandIn, check, cpu, interrupt, thread};
